@@ -1,0 +1,42 @@
+# Two commands do everything on a fresh machine with Python 3.11 or newer:
+#   make reproduce   install, run the lab, write figures/lab/
+#   make test        install, run every notebook and test
+SHELL := /bin/bash
+PYTHON ?= python3
+PROFILE ?= lab
+BIN := .venv/bin
+COMPONENTS := $(wildcard nbs/[0-9]*.ipynb)
+export HF_HUB_DISABLE_TELEMETRY = 1
+
+.PHONY: reproduce test install notebooks readme clean
+reproduce: install
+	@echo "== reproduce: profile $(PROFILE); interrupt at will, finished runs are kept"
+	$(BIN)/cot-distill reproduce --profile $(PROFILE)
+
+test: install
+	@echo "== notebooks: clean, in step with the package, run from top to bottom"
+	$(BIN)/python tests/notebooks.py
+	@echo "== tests"
+	$(BIN)/pytest
+
+# installed once for the versions in constraints.txt; changed requirements install again
+install: .venv/installed
+.venv/installed: pyproject.toml constraints.txt
+	@echo "== install into .venv (once, about two minutes)"
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+# run every component notebook in place and keep its outputs; README.md from the index
+notebooks: install
+	$(BIN)/nbdev-export
+	for nb in $(COMPONENTS) nbs/index.ipynb nbs/experiments/table_*.ipynb; do echo $$nb; $(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute --inplace $$nb || exit 1; done
+	$(BIN)/nbdev-clean
+	$(MAKE) readme
+
+readme: install
+	$(BIN)/python tests/notebooks.py --readme
+
+clean:
+	rm -rf data/cache data/results/lab

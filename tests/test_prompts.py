@@ -1,0 +1,63 @@
+"Replies that the prompts notebook does not show, and the format in all languages."
+import pytest
+from cot_distill.prompts import FORMAT, LANGUAGES, cot_messages, letter_options, parse_reply
+from cot_distill.questions import Question
+
+Q = Question("q", "test", "en", "Where?", {"A": "house", "B": "the sea", "C": "garden", "D": "none of these"}, "B")
+
+SENTENCES = dict(
+    en="The sea is wet. The correct answer is (B).", ar="البحر رطب. الإجابة الصحيحة هي (B).", bg="Морето е мокро. Верният отговор е (B).",
+    de="Das Meer ist nass. Die richtige Antwort ist (B).", es="El mar moja. La respuesta correcta es (B).", fr="La mer mouille. La réponse correcte est (B).",
+    hr="More je mokro. Točan odgovor je (B).", hu="A tenger nedves. A helyes válasz a (B).", it="Il mare bagna. La risposta corretta è (B).",
+    lt="Jūra šlapia. Teisingas atsakymas yra (B).", mk="Морето е мокро. Точниот одговор е (B).", pl="Morze jest mokre. Prawidłowa odpowiedź to (B).",
+    pt="O mar molha. A resposta correta é (B).", sq="Deti është i lagësht. Përgjigjja e saktë është (B).", sr="Море је мокро. Тачан одговор је (B).",
+    tr="Deniz ıslaktır. Doğru cevap (B)'dir.", vi="Biển thì ướt. Đáp án đúng là (B).")
+
+@pytest.mark.parametrize("code", LANGUAGES)
+def test_every_language_is_asked_and_read(code):
+    system, user = cot_messages(Q, code)
+    assert system["content"].endswith(f"\n{FORMAT}") and user["content"].endswith("(D) none of these")
+    reply = parse_reply(SENTENCES[code], Q)
+    assert reply.predicted == "B" and reply.rationale == SENTENCES[code].split(". ")[0] + "."
+
+def test_instructions_are_distinct_and_in_their_script():
+    assert len({l.instruction for l in LANGUAGES.values()}) == len(LANGUAGES) == 17
+    for code in ("bg", "mk", "sr"): assert sum("\u0400" <= c <= "\u04ff" for c in LANGUAGES[code].instruction) > 150
+    assert sum("\u0600" <= c <= "\u06ff" for c in LANGUAGES["ar"].instruction) > 100
+
+@pytest.mark.parametrize("text, predicted, reason", [
+    ("Wet.\nAnswer: (B)  ", "B", None), ("Wet.\nAnswer: B", "B", None), ("Wet.\nAnswer: [B]", "B", None), ("Wet.\nAnswer:(b)", "B", None),
+    ("Wet.\nFinal answer: B) the sea", "B", None), ("Wet.\n`Answer: (B)`", "B", None), ("Wet.\n## Answer: **B**", "B", None),
+    ("Wet. The answer is sea.", "B", None), ("Wet.\nAnswer: none of these", "D", None), ("Wet.\nthe sea", "B", None), ("B", "B", None),
+    ("Option (A) is dry. Option (B) is wet.\nAnswer: (B)", "B", None), ("Answer (A) is dry.\nAnswer: (B)", "B", None),
+    ("So the answer is (B).\nAnswer: (B)", "B", None), ("Answer: B, of all the places, so the answer is B", "B", None), ("Answer: the sea, not the house", None, "not an option"),
+    ("Wet.\nAnswer: (A) and (B)", None, "several answers"), ("Wet.\nAnswer: A/B", None, "several answers"), ("Wet.\nAnswer: A, B", None, "several answers"), ("Answer: (B). A house is dry.", "B", None), ("Отговор: (Б) В морето", "B", None),
+    ("Wet.\nОтговор: А и Б", None, "several answers"), ("Wet.\nОтговор: (А)", "A", None), ("Wet.\nОтговор: г)", "D", None),
+    ("Wet.\nAnswer: (E)", None, "not an option"), ("The answer is not (A).", None, "no answer line"), ("A house is dry. B", None, "no answer line"),
+    ("A and B are dry.", None, "no answer line"), ("The answer must be wet.", None, "no answer line"), ("As an AI, I have no opinion.", None, "refusal"),
+    ("Sorry, I would rather not.", None, "refusal"), ("I can't wash at home, so I look for water.", None, "no answer line"), (None, None, "empty")])
+def test_forms(text, predicted, reason):
+    reply = parse_reply(text, Q)
+    assert (reply.predicted, reply.reason) == (predicted, reason)
+    if reason: assert reply.rationale == (text or "").strip()
+
+def test_option_texts_that_look_like_letters():
+    blood = Question("b", "test", "en", "Which blood group?", {"A": "AB", "B": "A", "C": "0", "D": "B"}, "C")
+    assert [parse_reply(f"Answer: {t}", blood).predicted for t in ("(A)", "A", "0", "AB")] == ["A", "A", "C", "A"]
+
+def test_duplicate_texts_are_told_apart_by_letter_only():
+    twice = Question("t", "test", "en", "What?", {"A": "plate", "B": "plate", "C": "cup"}, "A")
+    assert parse_reply("Answer: plate", twice).reason == "several answers"
+    assert parse_reply("Answer: (B) plate", twice).predicted == "B"
+
+def test_cut_off_by_length():
+    assert parse_reply("Wet.\nAnswer: (B)", Q, "length").predicted == "B"
+    assert parse_reply("", Q, "length").reason == parse_reply("Answer: (B)\nIt is", Q, "length").reason == "truncated"
+
+@pytest.mark.parametrize("letter, n, expected", [("В", 2, "B"), ("В", 3, "BC"), ("Е", 5, "E"), ("Е", 6, "EF"), ("F", 3, ""), ("ج", 4, "C"), ("ß", 4, "")])
+def test_letters_by_look_and_place(letter, n, expected):
+    assert letter_options(letter, dict.fromkeys("ABCDEFGH"[:n])) == set(expected)
+
+def test_what_is_read_is_cut_and_nothing_else():
+    text = "First line.\n\n  indented (B)  \nCO₂ and ﬁsh stay as written, so the answer is (B)."
+    assert parse_reply(text, Q).rationale == "First line.\n\n  indented (B)  \nCO₂ and ﬁsh stay as written"
