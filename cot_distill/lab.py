@@ -172,7 +172,7 @@ def confusable(number:int) -> int: # a thing or a value
     "The neighbour that a thing or a value is mixed up with: 0 and 1, 2 and 3, and so on."
     return number ^ 1
 
-# %% ../nbs/01_lab.ipynb #c33c2f46
+# %% ../nbs/01_lab.ipynb #f6621cd0
 @dataclass
 class World:
     "The facts of one fair, the questions about them, and the teacher who believes most of them."
@@ -195,7 +195,8 @@ class World:
         self.has = {}
         for thing in range(0, 3*THINGS, 2):
             for a in range(3):
-                for t, v in zip((thing, confusable(thing)), rng.sample(range(THINGS), 2)): self.has[t, a] = a*THINGS + v
+                pairs = rng.sample(range(THINGS//2), 2)  # of confusable values
+                for t, pair in zip((thing, confusable(thing)), pairs): self.has[t, a] = a*THINGS + 2*pair + rng.randrange(2)
     @property
     def name(self): return f"lab{self.seed}"
     def group_of(self, language:str) -> str: return "head" if language in self.head else "tail"
@@ -220,11 +221,11 @@ def compositions(self:World, split:str) -> list[tuple[int, int, int]]: # (child,
     held_out = round(self.test_share * len(every))
     return sorted(every[:held_out] if split == "test" else every[held_out:])
 
-# %% ../nbs/01_lab.ipynb #35c168c3
+# %% ../nbs/01_lab.ipynb #0912d665
 @patch
 def ask(self:World, child:int, kind:int, attribute:int, language:str) -> Question:
     "The question *what is the `attribute` of `child`'s `kind`* in one language, options in an order of its own."
-    rng, grammar = _rng("ask", self.seed, child, kind, attribute, language), self.grammar[language]
+    rng, grammar = _rng("ask", self.seed, child, kind, attribute, language), self.grammar.get(language) or Grammar(language)
     thing = self.brings[child, kind]
     answer = self.has[thing, attribute]
     likely = list(dict.fromkeys([answer, self.has[confusable(thing), attribute], confusable(answer)]))

@@ -4,20 +4,25 @@
 
 # %% auto #0
 __all__ = ['ANSWER_MARK', 'CONTROL_TOKENS', 'ARCHITECTURES', 'prompt_text', 'target_text', 'Student', 'load_student',
-           'prepare_student', 'train_tokenizer', 'small_student', 'shared_logps', 'head_logps', 'plain_logps']
+           'prepare_student', 'train_tokenizer', 'small_student', 'length_groups', 'shared_logps', 'state_logps',
+           'state_logits', 'plain_logps']
 
-# %% ../nbs/09_students.ipynb #a86e74de
+# %% ../nbs/09_students.ipynb #f1ec3d61
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
-# %% ../nbs/09_students.ipynb #06cf5773
+# %% ../nbs/09_students.ipynb #ba8b8974
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel,
+from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, DynamicCache, PreTrainedModel,
     PreTrainedTokenizerBase, PreTrainedTokenizerFast)
 from transformers.utils import logging
+try: from torch.nn import LinearCrossEntropyOptions
+except ImportError: LinearCrossEntropyOptions = None  # before PyTorch 2.13
 
 # %% ../nbs/09_students.ipynb #e680021e
 from .questions import Question
@@ -68,17 +73,19 @@ class Student:
         "Write model (safetensors) and tokenizer to the folder `path`."
         self.model.save_pretrained(path); self.tokenizer.save_pretrained(path)
 
-# %% ../nbs/09_students.ipynb #ba1038b3
+# %% ../nbs/09_students.ipynb #a953292a
 def load_student(name:str, # hub name or folder
     control_tokens:tuple=CONTROL_TOKENS, # added to the vocabulary as single tokens
     dtype:torch.dtype=torch.float32, label:str|None=None, # what the student is called, if not by `name`
     **limits # max_prompt, max_target, answer_format
 ) -> Student:
     "The student of a checkpoint."
-    try: config, tokenizer = AutoConfig.from_pretrained(name, trust_remote_code=False), AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    try:
+        if Path(name).is_dir() and not any(f for pattern in ("tokenizer*", "vocab*", "*.model") for f in Path(name).glob(pattern)): raise ValueError("the folder has no tokenizer")
+        config, tokenizer = AutoConfig.from_pretrained(name, trust_remote_code=False), AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model = auto.from_pretrained(name, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError) as e: raise ValueError(f"student {name!r} cannot be loaded: {e}\nGive a hub name such as google/mt5-base, or a folder that `Student.save` wrote.") from e
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    model = auto.from_pretrained(name, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     return prepare_student(model, tokenizer, label or name, control_tokens, **limits)
 
 # %% ../nbs/09_students.ipynb #dbc5a2a8
@@ -147,7 +154,7 @@ def small_student(arch:str, # one of `ARCHITECTURES`
 # %% ../nbs/09_students.ipynb #3ac6e149
 from fastcore.basics import patch
 
-# %% ../nbs/09_students.ipynb #4bd8dcde
+# %% ../nbs/09_students.ipynb #ceb4b879
 @patch
 def encode_prompt(self:Student, question:Question, control:str|None=None) -> list[int]:
     "Token ids of what the student reads; at most `max_prompt` of them."
@@ -155,7 +162,7 @@ def encode_prompt(self:Student, question:Question, control:str|None=None) -> lis
     full = ids(question.stem)
     if len(full) <= self.max_prompt: return full
     self.cut["prompt"] += 1
-    starts = [m for m, c in enumerate(question.stem) if m and question.stem[m - 1] == " "]  # cut between words
+    starts = [m for m in range(1, len(question.stem)) if question.stem[m - 1] == " "] or range(1, len(question.stem))  # between words, where there are spaces
     low, high = 0, len(starts)
     while low < high:  # the earliest start that fits
         mid = (low + high)//2
@@ -163,12 +170,13 @@ def encode_prompt(self:Student, question:Question, control:str|None=None) -> lis
     if low == len(starts): raise ValueError(f"question {question.id!r}: its options alone take more than max_prompt={self.max_prompt} tokens; raise max_prompt")
     return ids(question.stem[starts[low]:])
 
-# %% ../nbs/09_students.ipynb #9e7e26ed
+# %% ../nbs/09_students.ipynb #9b1bf546
 @patch
 def _ids(self:Student, text):
     ids = self.tokenizer(text).input_ids
     if not self.seq2seq and ids and ids[-1] == self.tokenizer.eos_token_id: ids = ids[:-1]  # the prompt goes on
-    return ids or [self.tokenizer.bos_token_id or self.tokenizer.eos_token_id]
+    bos = self.tokenizer.bos_token_id
+    return ids or [self.tokenizer.eos_token_id if bos is None else bos]
 
 # %% ../nbs/09_students.ipynb #743387ba
 @patch
@@ -199,7 +207,20 @@ def collate(self:Student, rows:list[dict]) -> dict[str, Tensor]: # input_ids, at
         labels=stack([t for r in rows for t in r["targets"]], -100),
         owner=torch.tensor([i for i, r in enumerate(rows) for _ in r["targets"]]), positive=torch.tensor([p for r in rows for p in r["positive"]]))
 
-# %% ../nbs/09_students.ipynb #2792b946
+# %% ../nbs/09_students.ipynb #b97e9b61
+def length_groups(lengths:Tensor, # (R,) tokens of each rationale
+    waste:float=0.1, # padding that a group may have, as a share of its positions
+    least:int=4096, # positions below which another group costs more than the padding it saves
+) -> list[Tensor]: # row numbers, longest rationales first
+    "Rows to be padded together."
+    order, groups, start = lengths.argsort(descending=True, stable=True), [], 0
+    sizes = lengths[order].tolist()
+    for end in range(1, len(sizes) + 1):
+        full = sizes[start]*(end - start) >= least and sum(sizes[start:end + 1]) < (1 - waste)*sizes[start]*(end + 1 - start)
+        if end == len(sizes) or full: groups.append(order[start:end]); start = end
+    return groups
+
+# %% ../nbs/09_students.ipynb #7b7d687c
 def shared_logps(model:PreTrainedModel,
     input_ids:Tensor,      # (B, P) prompts, padded left for decoder-only students, right otherwise
     attention_mask:Tensor, # (B, P)
@@ -207,59 +228,109 @@ def shared_logps(model:PreTrainedModel,
     owner:Tensor,          # (R,) the prompt of each rationale
     **_) -> Tensor:        # (R, T) log-probability of each label, 0 on padding
     "Per-token log-probabilities of rationales that share prompts."
-    hidden = _seq2seq_hidden if model.config.is_encoder_decoder else _causal_hidden
-    return head_logps(model, hidden(model, input_ids, attention_mask, labels, owner), labels)
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # LoRA's layers lie inside
+    read, follow = (_encode, _decode) if model.config.is_encoder_decoder else (_read, _continue)
+    prompts, states, places = read(model, input_ids, attention_mask), [], []
+    for rows in length_groups((labels >= 0).sum(-1)):
+        targets = labels[rows, :(labels[rows[0]] >= 0).sum()]  # (G, T')
+        hidden = follow(model, prompts, attention_mask, targets, owner[rows])  # (G, T', H): the state that predicts each label
+        real = (targets >= 0).flatten().nonzero()[:, 0]
+        states.append(hidden.flatten(0, 1).index_select(0, real))
+        places.append((rows[:, None]*labels.shape[1] + torch.arange(targets.shape[1], device=rows.device)).flatten()[real])
+    places = torch.cat(places)  # (N,)
+    logps = state_logps(model, torch.cat(states), labels.flatten()[places])
+    return logps.new_zeros(labels.numel()).index_copy(0, places, logps).view(labels.shape)
 
-# %% ../nbs/09_students.ipynb #b44400de
-def _seq2seq_hidden(model, input_ids, attention_mask, labels, owner): # (R, T, H)
-    states = model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state.index_select(0, owner)  # (R, P, H)
-    return model.get_decoder()(input_ids=model.prepare_decoder_input_ids_from_labels(labels), encoder_hidden_states=states,
-        encoder_attention_mask=attention_mask[owner], use_cache=False).last_hidden_state
+# %% ../nbs/09_students.ipynb #16bd465c
+def _encode(model, input_ids, attention_mask): # encoder states (B, P, H)
+    return model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
-# %% ../nbs/09_students.ipynb #dc448830
-def _causal_hidden(model, input_ids, attention_mask, labels, owner): # (R, T, H): the state that predicts each label
+def _decode(model, states, attention_mask, targets, owner):
+    return model.get_decoder()(input_ids=model.prepare_decoder_input_ids_from_labels(targets), encoder_hidden_states=states.index_select(0, owner),
+        encoder_attention_mask=attention_mask.index_select(0, owner), use_cache=False).last_hidden_state
+
+# %% ../nbs/09_students.ipynb #6c5eecce
+def _read(model, input_ids, attention_mask): # last state (B, 1, H), and keys and values of each layer
     positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
-    prompt = model.base_model(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=True)
-    first = prompt.last_hidden_state[:, -1:].index_select(0, owner)  # (R, 1, H)
-    if labels.shape[1] == 1: return first
-    cache = prompt.past_key_values
-    for layer in cache.layers: layer.keys, layer.values = layer.keys.index_select(0, owner), layer.values.index_select(0, owner)
-    inputs = labels[:, :-1]
-    lengths = attention_mask.sum(-1)[owner, None]  # (R, 1)
-    rest = model.base_model(input_ids=inputs.clamp(min=0), attention_mask=torch.cat([attention_mask[owner], (inputs >= 0).to(attention_mask)], 1),
-        position_ids=lengths + torch.arange(inputs.shape[1], device=inputs.device), past_key_values=cache, use_cache=True).last_hidden_state
+    out = model.base_model(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=True)
+    return out.last_hidden_state[:, -1:], [(layer.keys, layer.values) for layer in out.past_key_values.layers]
+
+def _continue(model, prompts, attention_mask, targets, owner):
+    last, layers = prompts
+    first, mask, inputs = last.index_select(0, owner), attention_mask.index_select(0, owner), targets[:, :-1]
+    if not inputs.shape[1]: return first
+    cache = DynamicCache([(k.index_select(0, owner), v.index_select(0, owner)) for k, v in layers])
+    rest = model.base_model(input_ids=inputs.clamp(min=0), attention_mask=torch.cat([mask, (inputs >= 0).to(mask)], 1), past_key_values=cache,
+        position_ids=mask.sum(-1, keepdim=True) + torch.arange(inputs.shape[1], device=inputs.device), use_cache=True).last_hidden_state
     return torch.cat([first, rest], 1)
 
-# %% ../nbs/09_students.ipynb #c38059a2
-def head_logps(model:PreTrainedModel, hidden:Tensor, # (R, T, H)
-    labels:Tensor, # (R, T), -100 on padding
-    chunk:int=256, # positions whose logits exist at a time
-) -> Tensor: # (R, T), 0 on padding
-    "Log-probability of each label, without the full logits."
-    real = labels >= 0
-    states, targets = hidden.flatten(0, 1).index_select(0, real.flatten().nonzero()[:, 0]), labels[real]  # (N, H), (N,)
+# %% ../nbs/09_students.ipynb #7d16bbe7
+class _ChunkedLogps(torch.autograd.Function): # the log-probability of each target; logits of `chunk` positions at a time
+    @staticmethod
+    def forward(ctx, states, weight, bias, targets, chunk): # (N, H), (V, H), (V,) or None, (N,)
+        normalizer = torch.cat([_logits(h, weight, bias).logsumexp(-1) for h in states.split(chunk)])
+        ctx.save_for_backward(states, weight, bias, targets, normalizer)
+        ctx.chunk = chunk
+        chosen = (states*weight[targets]).sum(-1, dtype=torch.float32) + (0 if bias is None else bias[targets])
+        return chosen - normalizer
+    @staticmethod
+    def backward(ctx, grad): # (N,)
+        states, weight, bias, targets, normalizer = ctx.saved_tensors
+        d_states, d_weight, d_bias = torch.empty_like(states), torch.zeros_like(weight), None if bias is None else torch.zeros_like(bias)
+        for h, t, z, g, out in zip(*(x.split(ctx.chunk) for x in (states, targets, normalizer, grad, d_states))):
+            d = _logits(h, weight, bias).sub_(z[:, None]).exp_().mul_(-g[:, None])  # (n, V): what the logits receive
+            d.scatter_add_(1, t[:, None], g[:, None].to(d))
+            if bias is not None: d_bias += d.sum(0)
+            d = d.to(weight.dtype)
+            out.copy_(d @ weight)
+            d_weight.addmm_(d.T, h)
+        return d_states, d_weight, d_bias, None, None
+
+# %% ../nbs/09_students.ipynb #98ca609a
+def _logits(states, weight, bias): # (n, V) in float32
+    logits = F.linear(states, weight).float()
+    return logits if bias is None else logits + bias
+
+def _capped(logits, cap): return logits if cap is None else cap*torch.tanh(logits/cap)
+
+# %% ../nbs/09_students.ipynb #7b9482f8
+def state_logps(model:PreTrainedModel, states:Tensor, # (N, H) from the last layer
+    targets:Tensor, # (N,)
+    budget:int=2**24, # logits that may exist at a time, 64 MB in float32
+) -> Tensor: # (N,) in float32
+    "The log-probability of each target after its state."
+    states, weight, bias, cap = _head(model, states)
+    if torch.is_autocast_enabled(states.device.type):
+        states, weight = (x.to(torch.get_autocast_dtype(states.device.type)) for x in (states, weight))
+    chunk = max(64, budget//len(weight))
+    whole = lambda h, t: -F.cross_entropy(_capped(_logits(h, weight, bias), cap), t, reduction="none")
+    if len(states) <= chunk: return whole(states, targets)
+    if cap is not None: return torch.cat([checkpoint(whole, h, t, use_reentrant=False) for h, t in zip(states.split(chunk), targets.split(chunk))])
+    if LinearCrossEntropyOptions is None or states.dtype != torch.float32: return _ChunkedLogps.apply(states, weight, bias, targets, chunk)
+    return -F.linear_cross_entropy(states, weight, targets, linear_bias=bias, reduction="none",
+        options=LinearCrossEntropyOptions(batch_chunk_size=chunk, chunking_method=None))
+
+# %% ../nbs/09_students.ipynb #81af5418
+def _head(model, states): # states as the head takes them, its weight, bias and cap
     if getattr(model.config, "scale_decoder_outputs", False): states = states*model.config.d_model**-0.5
     head, cap = model.get_output_embeddings(), getattr(model.config, "final_logit_softcapping", None)
     bias = head.bias if head.bias is not None else getattr(model, "final_logits_bias", None)
-    score = lambda h, t: _label_logps(h, t, head.weight, bias, cap)
-    if len(head.weight) <= 16_000: logps = score(states, targets)
-    else: logps = torch.cat([checkpoint(score, h, t, use_reentrant=False) for h, t in zip(states.split(chunk), targets.split(chunk))])
-    return torch.zeros(labels.shape, dtype=logps.dtype, device=logps.device).masked_scatter(real, logps)
+    return states, head.weight, None if bias is None else bias.view(-1), cap
 
-# %% ../nbs/09_students.ipynb #7725f650
-def _label_logps(states, targets, weight, bias, cap): # (N,) in float32
-    logits = F.linear(states, weight)
-    if bias is not None: logits = logits + bias.view(-1)
-    if cap is not None: logits = cap*torch.tanh(logits/cap)
-    return -F.cross_entropy(logits.float(), targets, reduction="none")
+# %% ../nbs/09_students.ipynb #b67900c5
+def state_logits(model:PreTrainedModel, states:Tensor) -> Tensor: # (n, H) -> (n, V)
+    "The scores of every next token, for the few positions of a decoding step."
+    states, weight, bias, cap = _head(model, states)
+    return _capped(_logits(states, weight, bias), cap)
 
-# %% ../nbs/09_students.ipynb #0608a1cb
+# %% ../nbs/09_students.ipynb #90920acf
 def plain_logps(model:PreTrainedModel, input_ids:Tensor, attention_mask:Tensor, labels:Tensor, owner:Tensor, **_) -> Tensor: # as `shared_logps`
     "Per-token log-probabilities with one row per rationale and the model's own logits."
     prompts, mask, targets = input_ids[owner], attention_mask[owner], labels.clamp(min=0)
-    if model.config.is_encoder_decoder: logits = model(input_ids=prompts, attention_mask=mask, labels=labels).logits
+    forward = partial(type(model).forward, model)  # the class's own, also while a trainer has put another in its place
+    if model.config.is_encoder_decoder: logits = forward(input_ids=prompts, attention_mask=mask, labels=labels).logits
     else:
         full = torch.cat([mask, (labels >= 0).to(mask)], 1)
-        logits = model(input_ids=torch.cat([prompts, targets], 1), attention_mask=full,
+        logits = forward(input_ids=torch.cat([prompts, targets], 1), attention_mask=full,
             position_ids=(full.cumsum(-1) - 1).clamp(min=0)).logits[:, prompts.shape[1] - 1:-1]
     return logits.float().log_softmax(-1).gather(-1, targets[..., None])[..., 0]*(labels >= 0)

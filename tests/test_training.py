@@ -1,0 +1,124 @@
+"Interruption, accumulation, and what each method hands to its loss."
+
+import pytest
+import torch
+
+from cot_distill import training
+from cot_distill.diversity import Target
+from cot_distill.lab import World
+from cot_distill.questions import Question
+from cot_distill.students import shared_logps, small_student
+from cot_distill.teacher import LabTeacher, Rationale, Request, read_rationales
+from cot_distill.training import METHODS, DistillTrainer, corpus_rows, scoring, train
+
+torch.set_num_threads(1)   # on tensors this small threads only wait for each other
+WORLD = World(seed=1, languages=("en",))
+NEGATIVE = "unlikelihood"
+
+def student_of(arch, seed=0): return small_student(arch, WORLD.words(), width=16, layers=1, heads=2, words=True, seed=seed, answer_format="text", max_prompt=64, max_target=64)
+
+@pytest.fixture(scope="module")
+def examples():
+    questions = WORLD.questions("train")[:60]
+    rationales = read_rationales(LabTeacher(WORLD).complete([Request(q, "en", n=6, temperature=.7) for q in questions]), questions)
+    chosen = METHODS[f"d-cot-nr/{NEGATIVE}"].examples(questions, rationales)[:11]
+    assert any(e.negatives for e in chosen) and any(not e.negatives for e in chosen)
+    return chosen
+
+def weights(student): return torch.cat([p.detach().flatten() for p in student.model.parameters()])
+
+@pytest.mark.parametrize("arch", ["gpt2", "t5"])
+@pytest.mark.parametrize("at", [4, 7])   # within the first epoch, and after its end
+def test_an_interrupted_training_ends_in_the_same_weights(arch, at, examples, tmp_path, monkeypatch):
+    def run(folder, student): return train(student, [student.encode(e) for e in examples], tmp_path/folder, NEGATIVE, steps=9, batch_size=2, warmup=4, seed=3, save_strategy="steps", save_steps=3)
+    whole = student_of(arch)
+    done = run("whole", whole)
+    first, second = student_of(arch), student_of(arch, seed=8)   # the second's own weights must not matter
+    with monkeypatch.context() as m:
+        compute = DistillTrainer.compute_loss
+        def stop(self, *args, **kw):
+            if self.state.global_step == at: raise KeyboardInterrupt
+            return compute(self, *args, **kw)
+        m.setattr(DistillTrainer, "compute_loss", stop)
+        with pytest.raises(KeyboardInterrupt): run("cut", first)
+    assert not torch.equal(weights(first), weights(whole))
+    again = run("cut", second)
+    assert torch.equal(weights(second), weights(whole)) and not torch.equal(weights(student_of(arch)), weights(whole))
+    assert again.steps == done.steps == 9 and again.losses == done.losses
+
+@pytest.mark.parametrize("arch", ["gpt2", "t5", "bart"])
+@pytest.mark.parametrize("size, parts", [(2, 4), (1, 8), (3, 3)])
+def test_accumulation_gives_the_same_weights(arch, size, parts, examples, tmp_path):
+    "Plain gradient descent without clipping, which would hide a wrong scale; eleven questions, so that an epoch ends in a smaller step."
+    ends = []
+    for folder, batch_size, accumulate in (("whole", size*parts, 1), ("parts", size, parts)):
+        student = student_of(arch)
+        start = weights(student)
+        trained = train(student, [student.encode(e) for e in examples], tmp_path/folder, NEGATIVE, steps=5, batch_size=batch_size, lr=.3, warmup=1,
+            gradient_accumulation_steps=accumulate, optim="sgd", max_grad_norm=0., weight_decay=0.)
+        ends.append((weights(student), trained))
+    (a, whole), (b, cut) = ends
+    assert (a - b).abs().max() <= 1e-5 and (a - start).abs().max() > 1e-2
+    assert whole.steps == cut.steps == 5 and whole.tokens == cut.tokens
+    assert [l for _, l in whole.losses] == pytest.approx([l for _, l in cut.losses], abs=2e-4)   # as rounded by the log
+
+def test_tokens_are_those_trained_on(examples, tmp_path):
+    student = student_of("gpt2")
+    rows = [student.encode(e) for e in examples]
+    trained = train(student, rows, tmp_path, steps=1, batch_size=len(rows), dataloader_drop_last=True)
+    assert trained.tokens == sum(len(r["prompt"]) + sum(map(len, r["targets"])) for r in rows)
+    assert trained.tokens_per_second == pytest.approx(trained.tokens/trained.seconds) and trained.peak_mb > 1
+
+def test_nothing_to_train_on(tmp_path):
+    with pytest.raises(ValueError, match="nothing to train on.*left_out"): train(student_of("gpt2"), [], tmp_path/"empty")
+    assert not (tmp_path/"empty").exists()
+
+@pytest.mark.parametrize("name, right, wrong", [("ft", 1, 0), ("cot", 1, 0), ("d-cot", 2, 0), ("d-cot-nr/unlikelihood", 2, 3), ("d-cot-nr/click", 2, 3), ("d-cot-nr/orpo", 2, 3)])
+def test_what_each_method_trains_on(name, right, wrong):
+    questions = [Question(f"q{i}", "t", "en", "Which?", dict(A="one", B="two"), a) for i, a in enumerate("AB")]
+    rationale = lambda i, letter, n: Rationale(f"q{i}", "en", "cot", "t", n, f"Reason {n}.", letter, None, False)
+    rationales = [rationale(0, "BA"[n % 2], n) for n in range(8)] + [rationale(1, "A", n) for n in range(8)]   # the second is never right
+    method = METHODS[name]
+    examples = method.examples(questions, rationales, k=2, m=3)
+    assert [(len(e.positives), len(e.negatives)) for e in examples] == [(right, wrong)]*(2 if name == "ft" else 1)
+    assert examples[0].positives == ((Target("", "A"),) if name == "ft" else tuple(Target(f"Reason {n}.", "A") for n in (1, 3, 5, 7)[:right]))
+    assert all(t.answer == "B" for t in examples[0].negatives) and (method.negative is None) == (wrong == 0)
+
+def test_methods_are_complete(): assert set(METHODS) == {"ft", "cot", "d-cot"} | {f"d-cot-nr/{loss}" for loss in training.NEGATIVE_LOSSES}
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_forward_is_the_class_own_again(fails, examples, tmp_path, monkeypatch):
+    student = student_of("gpt2")
+    rows = [student.encode(e) for e in examples]
+    if fails: monkeypatch.setattr(DistillTrainer, "training_step", lambda *a, **kw: 1/0)
+    try: train(student, rows, tmp_path, steps=1, batch_size=2)
+    except ZeroDivisionError: assert fails
+    model = student.model
+    assert "forward" not in vars(model) and model.forward.__func__ is type(model).forward
+    assert not [name for name, value in vars(model).items() if "scoring" in repr(value)]
+    assert hasattr(model(**{k: v for k, v in student.collate(rows[:1]).items() if k in ("input_ids", "attention_mask")}), "logits")
+
+@pytest.mark.parametrize("arch", ["gpt2", "bart"])
+def test_scoring_is_shared_logps(arch, examples):
+    student = student_of(arch)
+    inputs = student.collate([student.encode(e) for e in examples])
+    with scoring(student.model) as model: scored = model(**inputs)
+    assert torch.equal(scored, shared_logps(student.model, **inputs))
+
+@pytest.mark.parametrize("arch", ["gpt2", "t5"])
+def test_corpus_rows_lose_no_word(arch):
+    student, texts = student_of(arch), WORLD.corpus()[:200] + ["One"]
+    rows = corpus_rows(student, texts)
+    decode = lambda ids: student.tokenizer.decode(ids, skip_special_tokens=True)
+    for text, row in zip(texts, rows, strict=True):
+        assert f"{decode(row['prompt'])} {decode(row['targets'][0])}".split() == decode(student._ids(text)).split()
+        assert row["targets"][0][-1] == student.tokenizer.eos_token_id and len(row["prompt"]) >= 1
+    assert rows == corpus_rows(student, texts) and (arch == "gpt2") == all(r["prompt"] == [1] for r in rows)
+
+def test_a_base_is_made_once_and_is_another_for_another_recipe(tmp_path):
+    make = lambda **kw: training.base_student(WORLD, **dict(width=16, layers=1, steps=2, batch_size=4, cache=tmp_path) | kw)
+    first, times = make(), lambda: {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*") if f.is_file()}
+    made = times()
+    assert torch.equal(weights(make()), weights(first)) and times() == made
+    assert first.answer_format == "text" and len([*tmp_path.glob("bases/*")]) == 1
+    assert not torch.equal(weights(make(steps=3)), weights(first)) and len([*tmp_path.glob("bases/*")]) == 2
