@@ -324,6 +324,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'cot_distill.training.corpus_rows': ('training.html#corpus_rows', 'cot_distill/training.py'),
                                       'cot_distill.training.fastest_precision': ( 'training.html#fastest_precision',
                                                                                   'cot_distill/training.py'),
+                                      'cot_distill.training.last_checkpoint': ('training.html#last_checkpoint', 'cot_distill/training.py'),
                                       'cot_distill.training.method_of': ('training.html#method_of', 'cot_distill/training.py'),
                                       'cot_distill.training.scoring': ('training.html#scoring', 'cot_distill/training.py'),
                                       'cot_distill.training.train': ('training.html#train', 'cot_distill/training.py')}}}

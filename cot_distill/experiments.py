@@ -19,13 +19,13 @@ from typing import NamedTuple
 from . import __version__
 from .questions import BENCHMARKS
 
-# %% ../nbs/13_experiments.ipynb #c760b6bb
+# %% ../nbs/13_experiments.ipynb #99066ab4
 @dataclass(frozen=True)
 class RunConfig:
     "The parameters of one run."
     benchmark: str = "lab"          # lab, or a name in `BENCHMARKS`
     languages: str = ""             # of the questions, separated by spaces; empty for all
-    teacher: str = "lab"            # lab, recording:FILE or endpoint:MODEL
+    teacher: str = "lab"            # lab, recording:FILE, endpoint:MODEL, or none (answer-only fine-tuning needs none)
     student: str = "lab:gpt2"       # lab:ARCH (pretrained on the lab's corpus), small:ARCH (random weights), or a hub name or folder
     method: str = "d-cot"           # a name in `METHODS`
     rationale_language: str = "native" # native or en
@@ -136,11 +136,11 @@ def plan(artefact:str, profile:Profile) -> list[RunConfig]:
     return [run_config(**profile.parameters | dict(student=student, method=method, rationale_language=language, seed=seed))
         for seed in profile.seeds for student in profile.students for method, language in arms]
 
-# %% ../nbs/13_experiments.ipynb #f5376d80
-def code_of(notebook:Path) -> str: # without outputs and prose, which do not change a result
+# %% ../nbs/13_experiments.ipynb #d0281b63
+def code_of(notebook:Path) -> str: # without outputs, prose and default parameters, which do not change a result
     "The code of a notebook."
     cells = json.loads(notebook.read_text(encoding="utf8"))["cells"]
-    return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code" and "parameters" not in c["metadata"].get("tags", []))
 
 # %% ../nbs/13_experiments.ipynb #9e2d4492
 def fingerprint(config:RunConfig, hub:str="") -> str:
@@ -168,7 +168,7 @@ class Data(NamedTuple):
     group_of: object # language -> head or tail
     world: object    # the lab's World, or None
 
-# %% ../nbs/13_experiments.ipynb #fba4a2a3
+# %% ../nbs/13_experiments.ipynb #76d26d62
 def open_data(config:RunConfig, hub:str="", ledger:str="data/cache/ledger.sqlite") -> Data:
     "Questions and teacher of a run; the official test split is only ever tested on."
     from cot_distill.lab import World
@@ -183,11 +183,11 @@ def open_data(config:RunConfig, hub:str="", ledger:str="data/cache/ledger.sqlite
         train, test = (world.questions(split, languages) for split in ("train", "test"))
         train, test = train.sample(config.train_limit or None), test.sample(config.test_limit or None)
     else: train, test = (load_questions(config.benchmark, split, languages, hub or None, limit or None) for split, limit in (("train", config.train_limit), ("test", config.test_limit)))
-    if kind not in ("lab", "recording", "endpoint"): raise ValueError(f"teacher={config.teacher!r}: choose lab, recording:FILE or endpoint:MODEL")
-    teacher = LabTeacher(world) if kind == "lab" else RecordedTeacher(os.path.expandvars(name)) if kind == "recording" else EndpointTeacher(name, ledger=ledger)
+    if kind not in ("lab", "recording", "endpoint", "none"): raise ValueError(f"teacher={config.teacher!r}: choose lab, recording:FILE, endpoint:MODEL or none")
+    teacher = None if kind == "none" else LabTeacher(world) if kind == "lab" else RecordedTeacher(os.path.expandvars(name)) if kind == "recording" else EndpointTeacher(name, ledger=ledger)
     return Data(train, test, teacher, world and world.check, world.group_of if world else group_of, world)
 
-# %% ../nbs/13_experiments.ipynb #3ff6f5a8
+# %% ../nbs/13_experiments.ipynb #ea48e70c
 def ask_teacher(config:RunConfig, data:Data) -> list: # of `Rationale`
     "The rationales that the method of a run trains on: sampled where it is diverse, else the greedy one."
     from cot_distill.languages import rationale_language
@@ -195,6 +195,7 @@ def ask_teacher(config:RunConfig, data:Data) -> list: # of `Rationale`
     from cot_distill.training import method_of
     method = method_of(config.method)
     if not method.rationales: return []
+    if data.teacher is None: raise ValueError(f"method={config.method!r} learns from rationales; give it a teacher other than none")
     n, temperature = (config.samples, config.temperature) if method.diverse else (1, 0.0)
     requests = [Request(q, rationale_language(q, config.rationale_language), n=n, temperature=temperature) for q in data.train]
     return read_rationales(data.teacher.complete(requests), data.train)
@@ -317,13 +318,14 @@ def dry(names:list[str], profile:Profile, root:Path) -> list[str]: # lines
     states = {c: (folder/f"{c.name}-{run_key(c, run, profile.hub)}.json").exists() for c in configs}
     return [f"{'finished' if done else 'to do':9} {c.name}" for c, done in states.items()] + [f"{sum(states.values())} of {len(states)} runs are finished"]
 
-# %% ../nbs/13_experiments.ipynb #97da5f30
+# %% ../nbs/13_experiments.ipynb #a6616e79
 def report(outcomes:list[Outcome], figures:Path, names:list[str]) -> list[str]: # lines
     "What came of it and where to look."
     count = lambda state: sum(o.state == state for o in outcomes)
     lines = [f"{count('done')} notebooks run, {count('kept')} runs kept from before, {count('failed')} failed"]
     lines += [f"  failed: {o.name}: {o.error}" for o in outcomes if o.state == "failed"]
-    return lines + ["Look at:"] + [f"  {figures.relative_to(figures.parents[1])}/{name}.md" for name in names]
+    made = [f"  {figures.relative_to(figures.parents[1])}/{name}.md" for name in names if (figures/f"{name}.md").exists()]
+    return lines + ["Look at:"]*bool(made) + made
 
 # %% ../nbs/13_experiments.ipynb #6da5207e
 def results_of(artefact:str, profile:str, root:Path|None=None): # DataFrame, one row per run

@@ -46,7 +46,7 @@ def test_a_broken_older_run_is_not_in_the_way(results, tmp_path):
     with pytest.raises(FileNotFoundError, match="of those asked for"): read_results(tmp_path, ["f"*64])
 
 def test_collision_of_config_and_metrics(results):
-    with pytest.raises(ValueError, match="^n in both"): results(record(config=dict(n=8)))
+    with pytest.raises(ValueError, match="^n differs between config and metrics"): results(record(config=dict(n=8)))
 
 def test_predictions_missing(results, tmp_path):
     with pytest.raises(FileNotFoundError, match="delete that record"): read_predictions(tmp_path, results(record()).run[0])
