@@ -8,13 +8,14 @@ __all__ = ['TYPES', 'TYPICAL', 'Request', 'Completion', 'Rationale', 'Teacher', 
            'Unanswered', 'read_answer', 'unanswered', 'retry_after', 'Desk', 'run_async', 'EndpointTeacher', 'scrub',
            'Quote', 'BatchTeacher', 'read_rationales']
 
-# %% ../nbs/03_teacher.ipynb #ace9f5c0
+# %% ../nbs/03_teacher.ipynb #434a2591
 import asyncio, gzip, json, os, random, threading, time, uuid
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import NoneType
@@ -195,22 +196,27 @@ class ChatHandler(BaseHTTPRequestHandler):
         self.wfile.write(body)
     def log_message(self, *args): pass
 
-# %% ../nbs/03_teacher.ipynb #16c8a3f2
+# %% ../nbs/03_teacher.ipynb #e9410062
 class LabServer(ThreadingHTTPServer):
     "A lab world as an OpenAI-compatible endpoint on this machine, at `url` until `close`."
     daemon_threads, request_queue_size = True, 128
     def __init__(self, world, port:int=0): # a free port if 0
         super().__init__(("127.0.0.1", port), ChatHandler)
         self.world, self.url, self.given, self.lock = world, f"http://127.0.0.1:{self.server_port}/v1", Counter(), threading.Lock()
-        self.known = {json.dumps(cot_messages(q, code)): (q, code) for split in ("train", "test") for q in world.questions(split) for code in world.grammar}
         threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @cached_property
+    def known(self)->dict[str, tuple[Question, str]]: # messages -> question, language
+        "Every prompt of the world."
+        return {json.dumps(cot_messages(q, code)): (q, code) for split in ("train", "test") for q in self.world.questions(split) for code in self.world.grammar}
 
     def answer(self, asked:dict)->dict: # ValueError for a prompt that is not of this world
         "What the world's teacher says."
         prompt, temperature, n = json.dumps(asked["messages"]), asked.get("temperature", 1.0), asked.get("n") or 1
-        if prompt not in self.known: raise ValueError(f"{self.world.name} has no such question, or it was not asked as `cot_messages` asks")
+        with self.lock: known = self.known
+        if prompt not in known: raise ValueError(f"{self.world.name} has no such question, or it was not asked as `cot_messages` asks")
         with self.lock: first = self.given[prompt, temperature]; self.given[prompt, temperature] += n
-        question, language = self.known[prompt]
+        question, language = known[prompt]
         return chat_response(self.world.name, [self.world.reply(question, language, "cot", temperature, first + i) for i in range(n)], asked["messages"])
 
     def close(self):
@@ -270,33 +276,29 @@ def retry_after(text:str|None)->float|None: # seconds
     try: return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
     except (TypeError, ValueError): return None
 
-# %% ../nbs/03_teacher.ipynb #c10cffec
+# %% ../nbs/03_teacher.ipynb #29864b86
 class Desk:
     "Commits the steps of many coroutines together; `stop` ends the day."
     def __init__(self, ledger:Ledger, stop:asyncio.Event):
-        self.ledger, self.stop, self.waiting, self.unsynced, self.flying, self.error = ledger, stop, [], False, 0, None
-        self.tasks = dict.fromkeys((self._commit, self._sync))
-
-    def _start(self, work):
-        if self.tasks[work] is None or self.tasks[work].done(): self.tasks[work] = asyncio.create_task(work())
+        self.ledger, self.stop, self.waiting, self.unsynced, self.syncing, self.flying, self.error = ledger, stop, [], False, None, 0, None
 
     def later(self, step, *args)->asyncio.Future: # result of a ledger step
         "Hand a step in and go on; it is committed soon."
-        self.waiting.append(((step, args), future := asyncio.get_running_loop().create_future()))
-        self._start(self._commit)
+        loop = asyncio.get_running_loop()
+        if not self.waiting: loop.call_soon(self._commit)
+        self.waiting.append(((step, args), future := loop.create_future()))
         return future
 
     async def do(self, step, *args): "The result of a ledger step, committed."; return await self.later(step, *args)
 
-    async def _commit(self):
-        while batch := self.waiting:
-            self.waiting = []
-            try: results = await asyncio.to_thread(self.ledger.transact, [step for step, _ in batch])
-            except Exception as e: results, self.error = [e]*len(batch), e
-            for (_, future), result in zip(batch, results):
-                if not future.done(): future.set_exception(result) if isinstance(result, Exception) else future.set_result(result)
-            self.unsynced = True
-            self._start(self._sync)
+    def _commit(self):
+        batch, self.waiting = self.waiting, []
+        try: results = self.ledger.transact([step for step, _ in batch])
+        except Exception as e: results, self.error = [e]*len(batch), e
+        for (_, future), result in zip(batch, results):
+            if not future.done(): future.set_exception(result) if isinstance(result, Exception) else future.set_result(result)
+        self.unsynced = True
+        if self.syncing is None or self.syncing.done(): self.syncing = asyncio.create_task(self._sync())
 
     async def _sync(self):
         while self.unsynced:
@@ -305,7 +307,8 @@ class Desk:
 
     async def close(self):
         "Wait until the disk has everything; an error of the ledger is raised here at the latest."
-        for task in self.tasks: await (self.tasks[task] or asyncio.sleep(0))
+        while self.waiting: await asyncio.sleep(0)
+        if self.syncing: await self.syncing
         if self.error: raise self.error
 
     async def rest(self, seconds:float):

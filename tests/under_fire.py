@@ -15,6 +15,14 @@ HERE = Path(__file__).parent
 PRICE = (0.15, 0.60)  # USD per million tokens in and out
 
 
+def table(rows):
+    "What a measurement found, for a notebook."
+    import pandas as pd
+    found = pd.DataFrame([r[1:] for r in rows], columns=["measure", "value", "asked for", "holds"])
+    found["holds"] = ["" if not asked else "yes" if holds else "no" for asked, holds in zip(found["asked for"], found.holds)]
+    return found.style.hide(axis="index").set_caption(rows[0][0]).format({"value": "{:,.6g}"})
+
+
 def questions(n): return [Question(f"q{i}", "test", "en", f"What is {i} + 1?", {"A": str(i + 1), "B": str(i)}, "A") for i in range(n)]
 
 
@@ -180,3 +188,53 @@ def ledger_size(rows=20_000, path=None, more=2_000, together=64):
         return [(setting, *row) for row in [
             (f"ms a completion, leave and writing, {together} under way", round(overhead, 3), "under 1", overhead < 1), ("ms to look a prompt up", round(reading, 4), "", True),
             ("seconds to open and summarise", round(opening, 3), "under 2", opening < 2), ("MB on disk", round(size), "", True)]]
+
+
+def tiny_model(folder):
+    "A random Llama with a byte vocabulary, as a folder that a server can load."
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bare = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate([*alphabet, "<s>", "</s>"])}, merges=[]))
+    bare.pre_tokenizer, bare.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
+    torch.manual_seed(0)
+    size = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=2048)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), bos_token_id=256, eos_token_id=257, pad_token_id=257, **size))
+    for part in (model, tokenizer): part.save_pretrained(folder)
+
+
+@contextmanager
+def transformers_serve(model):
+    "Hugging Face's own server with that model, on this machine."
+    import socket, urllib.request
+    with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
+    command = [str(Path(sys.executable).parent/"transformers"), "serve", str(model), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | dict(HF_HUB_OFFLINE="1"))
+    try:
+        for _ in range(600):
+            if process.poll() is not None: raise RuntimeError(process.stdout.read()[-2000:])
+            try: urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1); break
+            except OSError: time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally: process.kill(); process.wait()
+
+
+def foreign_server(prompts=4, samples=2):
+    "A server that none of us wrote. It refuses `n`, so its samples are asked for one by one."
+    setting = "transformers serve, a random model"
+    with tempfile.TemporaryDirectory() as folder:
+        tiny_model(f"{folder}/model")
+        with transformers_serve(f"{folder}/model") as url:
+            t = EndpointTeacher(f"{folder}/model", url, f"{folder}/ledger.sqlite", server="transformers", price=(0, 0), concurrency=2, progress=False)
+            requests = [Request(q, "en", n=samples, temperature=0.7, max_tokens=8) for q in questions(prompts)]
+            first = t.complete(requests)
+            bill = t.ledger.bill()
+        again = t.complete(requests)  # the server is gone
+        present, used = len({(c.question_id, c.sample) for c in first}), t.ledger.rows("select json_extract(raw, '$.usage.completion_tokens') as n from responses")
+        return [(setting, *row) for row in [
+            ("samples", present, f"{prompts*samples}", present == prompts*samples == bill.samples), ("requests", bill.requests, f"{prompts*samples}", bill.requests == prompts*samples),
+            ("completion tokens, server's usage less ledger's bill", sum(r["n"] for r in used) - bill.completion_tokens, "0", sum(r["n"] for r in used) == bill.completion_tokens > 0),
+            ("requests when asked again", t.ledger.bill().requests - bill.requests, "0", again == first)]]
