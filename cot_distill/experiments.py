@@ -314,7 +314,7 @@ def reproduce_command(
     missing = [n for n in names if not (root/"figures"/profile/f"{n}.md").exists()]
     raise SystemExit(1 if missing or any(o.state == "failed" for o in outcomes) else 0)
 
-# %% ../nbs/13_experiments.ipynb #402ae51e
+# %% ../nbs/13_experiments.ipynb #bbfae718
 def open_ledger(root:Path): # Ledger
     "The ledger of paid completions that all runs share."
     from cot_distill.ledger import Ledger
@@ -323,13 +323,13 @@ def open_ledger(root:Path): # Ledger
 def quotes(configs:list[RunConfig], hub:str, root:Path) -> list: # of (RunConfig, Quote), for teachers behind a socket
     "What each run would still ask for and what it would cost; what two runs ask for is counted with the first."
     paid = [c for c in configs if c.teacher.partition(":")[0] in ("endpoint", "batch", "lab-server")]
-    found, seen = [], set()
+    found, seen = [], {}
     for config in paid:
         data = open_data(config, hub, ledger=root/"data"/"cache"/"ledger.sqlite")
         found.append((config, data.teacher.quote(requests_of(config, data), seen)))
     return found
 
-# %% ../nbs/13_experiments.ipynb #1c8bd4e5
+# %% ../nbs/13_experiments.ipynb #bee49ef0
 def dry(names:list[str], profile:Profile, root:Path) -> list[str]: # lines
     "What `reproduce` would do, and what its teacher would cost."
     from cot_distill.ledger import MARGIN, price_of
@@ -337,7 +337,7 @@ def dry(names:list[str], profile:Profile, root:Path) -> list[str]: # lines
     configs = list(dict.fromkeys(c for a in names for c in plan(a, profile)))
     states = {c: (folder/f"{c.name}-{run_key(c, run, profile.hub)}.json").exists() for c in configs}
     asked = dict(quotes([c for c, done in states.items() if not done], profile.hub, root))
-    lines = [f"{'finished' if done else 'to do':9} {c.name}" + (f"\n{'':9}   {asked[c]}" if c in asked else "") for c, done in states.items()]
+    lines = [f"{'finished' if done else 'to do':9} {c.name}" + (f"\n{'':9}   {asked[c] if asked[c].prompts else 'asks nothing new'}" if c in asked else "") for c, done in states.items()]
     lines.append(f"{sum(states.values())} of {len(states)} runs are finished")
     if not asked: return lines + ["the teacher costs nothing"]
     model = next(iter(asked)).teacher.partition(":")[2]

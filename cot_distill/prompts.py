@@ -250,7 +250,7 @@ def topic_words(text:str, question:Question)->list[str]: # as they stand in the 
     found = (re.search(rf"(?<!\w){re.escape(l)}(?!\w)", question.stem, re.I) for l in lines if l)
     return list(dict.fromkeys(m[0] for m in found if m))
 
-# %% ../nbs/02_prompts.ipynb #783d702e
+# %% ../nbs/02_prompts.ipynb #7a741deb
 MASK = "[MASK]"
 
 def refill_messages(question:Question,   # its stem with masks; `answer` is the target
@@ -265,7 +265,7 @@ def refill_messages(question:Question,   # its stem with masks; `answer` is the 
 
 def refilled(text:str, question:Question)->tuple[str|None, str|None]: # new stem; or None and why
     "Read a refill: no mask is left, and every other word is in its place."
-    if not (lines := re.findall(r"^\W*question\W*:\s*(.*\S)", text or "", re.I | re.M)): return None, "no question line"
+    if not (lines := re.findall(r"^\W*question\W*:[\s*_]*(.*\S)", text or "", re.I | re.M)): return None, "no question line"
     parts = [r"\s+".join(map(re.escape, part.split())) for part in question.stem.split(MASK)]
     if MASK in lines[-1]: return None, "a mask is left"
     return (lines[-1], None) if re.fullmatch(r"\s*\S.*?\s*".join(parts), plain(lines[-1]), re.I) else (None, "other words changed")

@@ -22,11 +22,11 @@ from types import NoneType
 from typing import Protocol
 from urllib.parse import urlsplit
 
-# %% ../nbs/03_teacher.ipynb #77751e75
+# %% ../nbs/03_teacher.ipynb #17935e6d
 from fastcore.basics import patch
 from .questions import Question
 from .prompts import PROMPTS, SHOWN, cot_messages, language_named, parse_reply
-from .ledger import Answer, Ledger, Owner, Price, Prompt, claim, lose, most_prompt_tokens, price_of, prompt_tokens, release, server_name, settle, tokens_in
+from .ledger import Answer, Ledger, Owner, Price, Prompt, claim, lose, most_prompt_tokens, price_of, prompt_tokens, release, server_name, settle, tokens_in, usd
 
 # %% ../nbs/03_teacher.ipynb #f0e7c67b
 @dataclass(frozen=True)
@@ -427,7 +427,7 @@ async def _fill(self:EndpointTeacher, desk:Desk, owner:str, client, prompt:Promp
             await written
         finally: desk.flying -= 1
 
-# %% ../nbs/03_teacher.ipynb #ac622f7c
+# %% ../nbs/03_teacher.ipynb #c9ff4d7d
 @patch
 async def _ask_all(self:EndpointTeacher, lacking:dict[str, tuple[Prompt, int]], owner:str, stop:asyncio.Event)->list[str]: # why some failed
     "Ask for all that is lacking."
@@ -438,7 +438,7 @@ async def _ask_all(self:EndpointTeacher, lacking:dict[str, tuple[Prompt, int]], 
         spent = Counter()
         def done(samples=0, cost=0.0, retried=0):
             spent.update(cost=cost, retried=retried)
-            bar.set_postfix_str(f"failed {len(failed)}, retried {spent['retried']}, ${spent['cost']:.4f}", refresh=False)
+            bar.set_postfix_str(f"failed {len(failed)}, retried {spent['retried']}, {usd(spent['cost'])}", refresh=False)
             bar.update(samples)
         async def asker():
             for prompt, n in todo:
@@ -486,7 +486,7 @@ def read(self:EndpointTeacher, requests:list[Request])->list[Completion]: # fewe
             answers.append(Completion(r.question.id, self.name, c["sample"], c["text"], r.language, r.view, p.messages, p.sampling, usage, c["finish_reason"], r.view in SHOWN))
     return answers
 
-# %% ../nbs/03_teacher.ipynb #adbaca52
+# %% ../nbs/03_teacher.ipynb #b580b703
 TYPICAL = 150 # tokens of a reply, until the ledger knows better
 
 @dataclass(frozen=True)
@@ -501,18 +501,18 @@ class Quote:
     most: float|None = 0.0
     def __add__(self, other): return Quote(*(None if None in (a, b) else a + b for a, b in zip(vars(self).values(), vars(other).values())))
     def __str__(self):
-        cost = "no price known" if self.likely is None else f"${self.likely:,.4f} likely, ${self.most:,.4f} at most"
+        cost = "no price known" if self.likely is None else f"{usd(self.likely)} likely, {usd(self.most)} at most"
         return f"{self.prompts:,} prompts, {self.samples:,} samples, {self.prompt_tokens:,} prompt tokens, {self.likely_tokens:,} to {self.most_tokens:,} completion tokens: {cost}"
 
 @patch
-def quote(self:EndpointTeacher, requests:list[Request], seen:set|None=None)->Quote: # `seen`: keys quoted before, added to
+def quote(self:EndpointTeacher, requests:list[Request], seen:dict|None=None)->Quote: # `seen`: key -> samples quoted before, added to
     "What `complete(requests)` would ask for."
-    bill, encoding, total, seen = self.ledger.bill(), self.price.encoding if self.price else "", Quote(), set() if seen is None else seen
+    bill, encoding, total, seen = self.ledger.bill(), self.price.encoding if self.price else "", Quote(), {} if seen is None else seen
     typical = bill.completion_tokens/bill.samples if bill.samples else TYPICAL
     for key, (p, n) in self.wanted(requests).items():
-        short, most = n - self.ledger.count(key), p.sampling["max_tokens"]
-        if short < 1 or key in seen: continue
-        seen.add(key)
+        short, most = n - max(seen.get(key, 0), self.ledger.count(key)), p.sampling["max_tokens"]
+        if short < 1: continue
+        seen[key] = n
         tokens, likely = prompt_tokens(p.messages, encoding), int(short*min(typical, most))
         price = lambda reply: self.price and self.price.of(tokens, reply, self.batch)
         total += Quote(1, short, tokens, likely, short*most, price(likely), price(short*most))

@@ -9,7 +9,7 @@ from under_fire import books, fault_server, questions
 from cot_distill.lab import World
 from cot_distill.ledger import Ledger
 from cot_distill.questions import Question, load_questions
-from cot_distill.teacher import (BatchTeacher, EndpointTeacher, LabServer, LabTeacher, RecordedTeacher, Request, load_completions, read_rationales)
+from cot_distill.teacher import (BatchTeacher, EndpointTeacher, LabServer, LabTeacher, RecordedTeacher, Request, load_completions, read_rationales, unanswered)
 
 KEY = "sk-canary-5d1f0c9e"
 QS = questions(6)
@@ -26,6 +26,7 @@ def teacher(url, tmp_path, kind=EndpointTeacher, **kw):
 def test_under_faults(): holds(under_fire.under_faults(requests=150))
 def test_under_kills(): holds(under_fire.under_kills(kills=2, prompts=300))
 def test_two_processes(): holds(under_fire.two_processes(prompts=150))
+def test_a_server_that_none_of_us_wrote(): pytest.importorskip("fastapi"); holds(under_fire.foreign_server(prompts=2))
 def test_throughput_is_not_far_off(): assert under_fire.throughput(seconds=3)[1][2] > 0.5  # on a busy machine; the bound is checked by bench_teacher
 
 def test_asking_for_eight_when_five_exist_asks_for_three(record, tmp_path):
@@ -205,3 +206,12 @@ def test_our_reading_agrees_with_the_recorded_one(recording):
     kept = read_rationales(said, qs.values())
     assert len(kept) == len(said) and all(r.predicted == c.predicted for c, r in zip(said, kept) if c.predicted)
     assert all((r.predicted is None) == bool(r.reason) for r in kept)
+
+@pytest.mark.parametrize("status, code, again, halt", [(400, None, False, False), (401, None, False, True), (403, None, False, True), (404, None, False, True), (408, None, True, False),
+    (409, None, True, False), (422, None, False, False), (429, "rate_limit_exceeded", True, False), (429, "insufficient_quota", True, True), (500, None, True, False), (503, None, True, False)])
+def test_what_an_error_means(status, code, again, halt):
+    import openai
+    error = openai.AsyncOpenAI(api_key="none")._make_status_error_from_response(openai._base_client.httpx2.Response(status, json=dict(error=dict(message="no", code=code, type=code)),
+        headers={"retry-after": "7"}, request=openai._base_client.httpx2.Request("POST", "http://localhost")))
+    u = unanswered(error)
+    assert (u.again, u.halt, u.billed, u.after) == (again, halt, False, 7.0)
