@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-# %% ../nbs/03_ledger.ipynb #ab69d1bf
+# %% ../nbs/03_ledger.ipynb #c0d4b15a
 def usd(x:float)->str: # e.g. "$12.3456"
     "Dollars, finer where they are few."
     return f"${x:,.{2 if x >= 100 else 4 if x >= 0.01 or not x else 6}f}"
 
+# %% ../nbs/03_ledger.ipynb #259a683f
 @dataclass(frozen=True)
 class Usage:
     "Requests, and what they used; `+` and `sum` make a bill of many."
@@ -42,7 +43,7 @@ class Usage:
         rows = {k.replace("_", " "): f"{v:,}" for k, v in vars(self).items() if k != "cost" and v} | {"**cost**": f"**{usd(self.cost)}**"}
         return "| bill | |\n|---|---:|\n" + "\n".join(f"| {k} | {v} |" for k, v in rows.items())
 
-# %% ../nbs/03_ledger.ipynb #f9da5782
+# %% ../nbs/03_ledger.ipynb #845bbef3
 class Price(NamedTuple):
     "USD per million tokens."
     input: float
@@ -53,12 +54,14 @@ class Price(NamedTuple):
         "The price of so many tokens, halved in a batch."
         return (prompt_tokens*self.input + completion_tokens*self.output)/1e6*(0.5 if batch else 1.0)
 
+# %% ../nbs/03_ledger.ipynb #4add806f
 def prices()->dict[str, Price]: # model -> price
     "The price table."
     lines = resources.files("cot_distill").joinpath("prices.csv").read_text(encoding="utf8").splitlines()
     return {r["model"]: Price(float(r["input"]), float(r["output"]), r["as_of"], r["encoding"])
             for r in csv.DictReader(l for l in lines if not l.startswith("#"))}
 
+# %% ../nbs/03_ledger.ipynb #e19d933f
 def price_of(model:str)->Price|None: # None where the table has no such model
     "The price of a model; a date at the end of its name does not matter."
     return prices().get(re.sub(r"-\d{4}(-\d\d-\d\d)?$", "", model))
@@ -163,13 +166,14 @@ def prompt_row(ledger:Ledger, prompt:Prompt)->int: # id
     ledger.db.execute("insert into prompts (key, server, model, messages, sampling) values (?, ?, ?, ?, ?)", values)
     return ledger.db.execute(*find).fetchone()[0]
 
-# %% ../nbs/03_ledger.ipynb #05b0f601
+# %% ../nbs/03_ledger.ipynb #a3b4f2ba
 class Claim(NamedTuple):
     "Leave to ask, or why there is none."
     state: str       # granted, done, wait (another is asking), batch (one is open that asks) or ceiling
     attempt: int = 0 # of a granted claim
     n: int = 0       # samples to ask for
 
+# %% ../nbs/03_ledger.ipynb #48704321
 def claim(ledger:Ledger,
           prompt:Prompt,
           n:int,                    # samples wanted in all
@@ -188,7 +192,7 @@ def claim(ledger:Ledger,
     cursor = ledger.db.execute("insert into attempts (prompt, n, worst, owner, state) values (?, ?, ?, ?, 'asked')", [row, short, worst(short), owner])
     return Claim("granted", cursor.lastrowid, short)
 
-# %% ../nbs/03_ledger.ipynb #2a50aea0
+# %% ../nbs/03_ledger.ipynb #ac6e0bf5
 class Answer(NamedTuple):
     "One response."
     samples: list        # (text, finish reason) of each
@@ -198,12 +202,14 @@ class Answer(NamedTuple):
     seconds: float       # until it was there
     estimated: bool = False # did we count the tokens, for want of a server that does?
 
+# %% ../nbs/03_ledger.ipynb #d8a15adb
 def settle(ledger:Ledger, attempt:int, answer:Answer, cost:float|None, batch:bool=False)->int: # samples written; 0 when this attempt is settled already
     "Step: write an answer down."
     db, a = ledger.db, ledger.db.execute("select prompt from attempts where id = ?", [attempt]).fetchone()
     if a is None: return 0
     return store(ledger, a["prompt"], answer, cost, batch) * bool(db.execute("delete from attempts where id = ?", [attempt]))
 
+# %% ../nbs/03_ledger.ipynb #dd3e12be
 def store(ledger:Ledger, prompt:int, answer:Answer, cost:float|None, batch:bool=False, imported:bool=False, written:str|None=None)->int: # samples written
     "Step: write an answer after the samples that are there."
     db = ledger.db
@@ -214,37 +220,41 @@ def store(ledger:Ledger, prompt:int, answer:Answer, cost:float|None, batch:bool=
     db.executemany("insert into completions values (?, ?, ?, ?, ?)", [(prompt, first + i, *s, response) for i, s in enumerate(answer.samples)])
     return len(answer.samples)
 
+# %% ../nbs/03_ledger.ipynb #e817738d
 def release(ledger:Ledger, attempt:int): "Step: the server refused."; ledger.db.execute("delete from attempts where id = ?", [attempt])
 def lose(ledger:Ledger, attempt:int): "Step: nobody knows."; ledger.db.execute("update attempts set state = 'lost' where id = ?", [attempt])
 
 # %% ../nbs/03_ledger.ipynb #3ac6e149
 from fastcore.basics import patch
 
-# %% ../nbs/03_ledger.ipynb #38da072a
+# %% ../nbs/03_ledger.ipynb #00801b14
 @patch
 def exposure(self:Ledger)->float: # USD
     "The bill, and the most that lost attempts and those under way can add to it."
     parts = self.rows("select coalesce(sum(cost), 0) from totals where not imported union all select coalesce(sum(worst), 0) from attempts")
     return sum(r[0] for r in parts)
 
+# %% ../nbs/03_ledger.ipynb #f481361f
 @patch
 def get(self:Ledger, key:str)->list[sqlite3.Row]: # prompt, sample, text, finish_reason, first, samples, prompt_tokens, completion_tokens, cost
     "The completions of one request, in the order of their samples."
     return self.rows("select c.*, r.first, r.samples, r.prompt_tokens, r.completion_tokens, r.cost from prompts p join completions c on c.prompt = p.id "
                      "join responses r on r.id = c.response where p.key = ? order by c.sample", key)
 
+# %% ../nbs/03_ledger.ipynb #79024589
 @patch
 def count(self:Ledger, key:str)->int:
     "How many samples of a request there are."
     return self.rows("select count(*) from completions where prompt = (select id from prompts where key = ?)", key)[0][0]
 
+# %% ../nbs/03_ledger.ipynb #5cddd63c
 @patch
 def bill(self:Ledger)->Usage:
     "What was paid in all; completions that were imported are not on it."
     cells = "requests, samples, prompt_tokens, completion_tokens, cost, unpriced, estimated"
     return sum((Usage(*r) for r in self.rows(f"select {cells} from totals where not imported")), Usage())
 
-# %% ../nbs/03_ledger.ipynb #1a6ea875
+# %% ../nbs/03_ledger.ipynb #37f9b342
 class Owner:
     "The right to make attempts, until `close` or the end of the process."
     def __init__(self, ledger:Ledger):
@@ -259,11 +269,13 @@ class Owner:
         self.lock.release()
         Path(self.lock.lock_file).unlink(missing_ok=True)
 
+# %% ../nbs/03_ledger.ipynb #3b916cba
 def lock_of(ledger:Ledger, owner:str): # FileLock
     "The lock that shows that an owner lives."
     from filelock import FileLock
     return FileLock(f"{ledger.path}-{owner}.lock")
 
+# %% ../nbs/03_ledger.ipynb #ee76a7b6
 def give_up(ledger:Ledger, owner:str):
     "Step: what `owner` was asking is lost."
     ledger.db.execute("update attempts set state = 'lost' where owner = ? and state = 'asked'", [owner])
@@ -282,7 +294,7 @@ def bury(self:Ledger)->int: # attempts lost
         except Timeout: pass # it lives
     return lost
 
-# %% ../nbs/03_ledger.ipynb #46a381f2
+# %% ../nbs/03_ledger.ipynb #b50c077f
 @patch
 def summary(self:Ledger)->"DataFrame": # one row per server and model, and those imported apart
     "What was asked, what it used and what it cost."
@@ -290,16 +302,19 @@ def summary(self:Ledger)->"DataFrame": # one row per server and model, and those
     table = pd.read_sql("select server, model, imported, requests, samples, prompt_tokens, completion_tokens, cost as usd, unpriced, estimated from totals order by 1, 2, 3", self.db)
     return table.assign(imported=table.imported.astype(bool)).rename(columns=lambda c: c.replace("_", " "))
 
+# %% ../nbs/03_ledger.ipynb #e40d014f
 @patch
 def finishes(self:Ledger)->dict[str, int]: # finish reason -> completions
     "How completions ended."
     return dict(map(tuple, self.rows("select coalesce(finish_reason, 'unknown'), count(*) from completions group by finish_reason order by 2 desc")))
 
+# %% ../nbs/03_ledger.ipynb #e69a9ec6
 @patch
 def lost(self:Ledger)->tuple[int, float]: # attempts, USD at most
     "Requests that may have been billed although no answer came."
     return tuple(self.rows("select count(*), coalesce(sum(worst), 0) from attempts where state = 'lost'")[0])
 
+# %% ../nbs/03_ledger.ipynb #6671cdd6
 @patch
 def frame(self:Ledger, limit:int|None=20)->"DataFrame": # all completions if None
     "The newest completions as a table."
@@ -331,7 +346,7 @@ def export(self:Ledger, path:str|Path)->Path: # .parquet; replaced if it exists
         while rows := cursor.fetchmany(10_000): writer.write_table(pa.Table.from_pylist([dict(r) for r in rows], schema))
     return Path(path)
 
-# %% ../nbs/03_ledger.ipynb #93e768e0
+# %% ../nbs/03_ledger.ipynb #28599b91
 def import_prompt(ledger:Ledger, rows:list[dict])->int: # samples written
     "Step: the completions of one prompt, unless it has some."
     first = rows[0]
@@ -343,6 +358,7 @@ def import_prompt(ledger:Ledger, rows:list[dict])->int: # samples written
         store(ledger, prompt, answer, of[0]["cost"], of[0]["batch"], True, of[0]["written"])
     return len(rows)
 
+# %% ../nbs/03_ledger.ipynb #0aea6afc
 @patch
 def load(self:Ledger, path:str|Path)->int: # completions that were new; ValueError names a file that is no export
     "Import what `export` wrote."

@@ -105,7 +105,7 @@ def read_row(row:dict,  # one line of a recording
             raise ValueError(f"{where}:{key}: must be {' or '.join('null' if t is NoneType else t.__name__ for t in types)}, got {row[key]!r}")
     return Completion(**{k: row[k] for k in TYPES if row.get(k) is not None})
 
-# %% ../nbs/03_teacher.ipynb #ae090cbc
+# %% ../nbs/03_teacher.ipynb #a97f0134
 def rows(path:Path)->Iterable[tuple[int, dict]]: # line number from 1, line
     "The lines of a recording; a ValueError names a file or line that cannot be read."
     if path.suffix == ".parquet":
@@ -119,6 +119,7 @@ def rows(path:Path)->Iterable[tuple[int, dict]]: # line number from 1, line
                 yield n, row
     else: raise ValueError(f"{path}: a recording is .jsonl, .jsonl.gz or .parquet")
 
+# %% ../nbs/03_teacher.ipynb #b3a7d869
 def load_completions(path:str|Path)->list[Completion]: # ValueError "file:line:key: what is wrong"
     "Read a recording; no sample may occur twice."
     path, seen = Path(path), {}
@@ -129,6 +130,7 @@ def load_completions(path:str|Path)->list[Completion]: # ValueError "file:line:k
         seen[key] = n, c
     return [c for _, c in seen.values()]
 
+# %% ../nbs/03_teacher.ipynb #aaf25040
 def save_completions(completions:Iterable[Completion],
                      path:str|Path, # .jsonl or .jsonl.gz; replaced if it exists
                     )->Path:
@@ -176,13 +178,14 @@ class LabTeacher:
                            sampling=dict(temperature=r.temperature), finish_reason="stop")
                 for r in requests for i in range(r.n)]
 
-# %% ../nbs/03_teacher.ipynb #6437c291
+# %% ../nbs/03_teacher.ipynb #1494b4bd
 def chat_response(model:str, replies:list[str], messages:list[dict])->dict: # as OpenAI's servers send it
     "A chat completion that holds `replies`."
     usage = dict(prompt_tokens=prompt_tokens(messages, "o200k_base"), completion_tokens=sum(tokens_in(r, "o200k_base") for r in replies))
     return dict(id="chat", object="chat.completion", created=0, model=model, usage=usage | dict(total_tokens=sum(usage.values())),
                 choices=[dict(index=i, finish_reason="stop", message=dict(role="assistant", content=r)) for i, r in enumerate(replies)])
 
+# %% ../nbs/03_teacher.ipynb #3f03f40d
 class ChatHandler(BaseHTTPRequestHandler):
     "Answers a POST with what the server's `answer` makes of its JSON body."
     protocol_version, wbufsize = "HTTP/1.1", -1
@@ -237,7 +240,7 @@ class Pace:
 
     def pause(self, seconds:float): "Nobody leaves for so long."; self.free = max(self.free, self.clock() + seconds)
 
-# %% ../nbs/03_teacher.ipynb #fab8cdc1
+# %% ../nbs/03_teacher.ipynb #005a07aa
 class Unanswered(Exception):
     "A request without a reply."
     def __init__(self, why:str, billed:bool=False, again:bool=False, halt:bool=False, after:float|None=None):
@@ -247,6 +250,7 @@ class Unanswered(Exception):
         self.halt = halt     # is every other request bound to fail as well?
         self.after = after   # seconds to wait, where the server says so
 
+# %% ../nbs/03_teacher.ipynb #b47a5b74
 def read_answer(body:str, messages:list, seconds:float, encoding:str="")->Answer: # Unanswered if it is no reply
     "Read the body of a response; tokens are counted here where the server says nothing of them."
     try:
@@ -276,7 +280,7 @@ def retry_after(text:str|None)->float|None: # seconds
     try: return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
     except (TypeError, ValueError): return None
 
-# %% ../nbs/03_teacher.ipynb #29864b86
+# %% ../nbs/03_teacher.ipynb #ac491c40
 class Desk:
     "Commits the steps of many coroutines together; `stop` ends the day."
     def __init__(self, ledger:Ledger, stop:asyncio.Event):
@@ -291,20 +295,6 @@ class Desk:
 
     async def do(self, step, *args): "The result of a ledger step, committed."; return await self.later(step, *args)
 
-    def _commit(self):
-        batch, self.waiting = self.waiting, []
-        try: results = self.ledger.transact([step for step, _ in batch])
-        except Exception as e: results, self.error = [e]*len(batch), e
-        for (_, future), result in zip(batch, results):
-            if not future.done(): future.set_exception(result) if isinstance(result, Exception) else future.set_result(result)
-        self.unsynced = True
-        if self.syncing is None or self.syncing.done(): self.syncing = asyncio.create_task(self._sync())
-
-    async def _sync(self):
-        while self.unsynced:
-            self.unsynced = False
-            await asyncio.to_thread(self.ledger.sync)
-
     async def close(self):
         "Wait until the disk has everything; an error of the ledger is raised here at the latest."
         while self.waiting: await asyncio.sleep(0)
@@ -316,6 +306,23 @@ class Desk:
         if seconds > 0:
             try: await asyncio.wait_for(self.stop.wait(), seconds)
             except TimeoutError: pass
+
+# %% ../nbs/03_teacher.ipynb #0e1c706e
+@patch
+def _commit(self:Desk):
+    batch, self.waiting = self.waiting, []
+    try: results = self.ledger.transact([step for step, _ in batch])
+    except Exception as e: results, self.error = [e]*len(batch), e
+    for (_, future), result in zip(batch, results):
+        if not future.done(): future.set_exception(result) if isinstance(result, Exception) else future.set_result(result)
+    self.unsynced = True
+    if self.syncing is None or self.syncing.done(): self.syncing = asyncio.create_task(self._sync())
+
+@patch
+async def _sync(self:Desk):
+    while self.unsynced:
+        self.unsynced = False
+        await asyncio.to_thread(self.ledger.sync)
 
 # %% ../nbs/03_teacher.ipynb #259fc349
 def run_async(coroutine, stop:asyncio.Event):
@@ -361,12 +368,13 @@ class EndpointTeacher:
         self.ceiling = min(ceilings + [float(c) for c in [os.environ.get("COT_DISTILL_CEILING")] if c], default=None)
         self.singly = False # has the server refused `n`?
 
-# %% ../nbs/03_teacher.ipynb #fc7c8116
+# %% ../nbs/03_teacher.ipynb #2385ae92
 @patch
 def worst(self:EndpointTeacher, messages:list, max_tokens:int, n:int)->float|None: # USD; None without a price
     "The most that a request for `n` samples can cost."
     return self.price and self.price.of(most_prompt_tokens(messages), n*max_tokens, self.batch)
 
+# %% ../nbs/03_teacher.ipynb #ec119c69
 @patch
 def client(self:EndpointTeacher): # RuntimeError without a key
     "OpenAI's client; it never tries again by itself, so that every try is on the books."
@@ -377,6 +385,7 @@ def client(self:EndpointTeacher): # RuntimeError without a key
     if not (key := os.environ.get("OPENAI_API_KEY") or ("none" if here else None)): raise RuntimeError("set the environment variable OPENAI_API_KEY")
     return AsyncOpenAI(api_key=key, base_url=self.base_url, timeout=self.timeout, max_retries=0)
 
+# %% ../nbs/03_teacher.ipynb #1b23eafe
 def scrub(text:str)->str:
     "`text` without the key."
     key = os.environ.get("OPENAI_API_KEY") or ""
@@ -451,7 +460,7 @@ async def _ask_all(self:EndpointTeacher, lacking:dict[str, tuple[Prompt, int]], 
         await desk.close()
     return failed
 
-# %% ../nbs/03_teacher.ipynb #b4f65ec5
+# %% ../nbs/03_teacher.ipynb #c4cab303
 @patch
 def wanted(self:EndpointTeacher, requests:list[Request])->dict[str, tuple[Prompt, int]]: # key -> prompt, samples
     "What `requests` come to, each prompt once."
@@ -461,6 +470,7 @@ def wanted(self:EndpointTeacher, requests:list[Request])->dict[str, tuple[Prompt
         prompts[p.key] = p, max(r.n, prompts.get(p.key, (p, 0))[1])
     return prompts
 
+# %% ../nbs/03_teacher.ipynb #a5d91012
 @patch
 def complete(self:EndpointTeacher, requests:list[Request])->list[Completion]:
     "Ask for what the ledger lacks, then answer from the ledger; a RuntimeError when some requests failed."
@@ -475,6 +485,7 @@ def complete(self:EndpointTeacher, requests:list[Request])->list[Completion]:
             raise RuntimeError(f"{left} of {len(lacking)} prompts failed or were not asked; all answers are in the ledger, so asking again costs only these. First error: {failed[0]}")
     return self.read(requests)
 
+# %% ../nbs/03_teacher.ipynb #928d4959
 @patch
 def read(self:EndpointTeacher, requests:list[Request])->list[Completion]: # fewer where the ledger has fewer
     "Answer from the ledger alone."
@@ -486,9 +497,10 @@ def read(self:EndpointTeacher, requests:list[Request])->list[Completion]: # fewe
             answers.append(Completion(r.question.id, self.name, c["sample"], c["text"], r.language, r.view, p.messages, p.sampling, usage, c["finish_reason"], r.view in SHOWN))
     return answers
 
-# %% ../nbs/03_teacher.ipynb #b580b703
+# %% ../nbs/03_teacher.ipynb #eaff9c74
 TYPICAL = 150 # tokens of a reply, until the ledger knows better
 
+# %% ../nbs/03_teacher.ipynb #8a113919
 @dataclass(frozen=True)
 class Quote:
     "What is still to be asked, and what it will cost; `+` adds."
@@ -504,6 +516,7 @@ class Quote:
         cost = "no price known" if self.likely is None else f"{usd(self.likely)} likely, {usd(self.most)} at most"
         return f"{self.prompts:,} prompts, {self.samples:,} samples, {self.prompt_tokens:,} prompt tokens, {self.likely_tokens:,} to {self.most_tokens:,} completion tokens: {cost}"
 
+# %% ../nbs/03_teacher.ipynb #f4eb142e
 @patch
 def quote(self:EndpointTeacher, requests:list[Request], seen:dict|None=None)->Quote: # `seen`: key -> samples quoted before, added to
     "What `complete(requests)` would ask for."
@@ -524,7 +537,7 @@ class BatchTeacher(EndpointTeacher):
     batch, poll = True, 60.0       # seconds between two looks
     most_lines, most_bytes = 50_000, 190_000_000 # of one batch; OpenAI allows 50,000 and 200 MB
 
-# %% ../nbs/03_teacher.ipynb #6d07930e
+# %% ../nbs/03_teacher.ipynb #1bbbfe94
 @patch
 async def _ask_all(self:BatchTeacher, lacking:dict[str, tuple[Prompt, int]], owner:str, stop:asyncio.Event)->list[str]: # why some failed
     "Submit what is lacking, wait for all that is open, collect it."
@@ -539,6 +552,7 @@ async def _ask_all(self:BatchTeacher, lacking:dict[str, tuple[Prompt, int]], own
             return failed + (["the budget is reached, or another process is asking"] if any(n > self.ledger.count(k) for k, (_, n) in lacking.items()) and not failed and not stop.is_set() else [])
     except OpenAIError as e: return [scrub(f"{type(e).__name__}: {e}")]
 
+# %% ../nbs/03_teacher.ipynb #03293b30
 @patch
 def _open(self:BatchTeacher, lacking:dict[str, tuple[Prompt, int]]):
     "Take leave in the ledger for all that is lacking, in batches of their greatest size."
@@ -553,7 +567,7 @@ def _open(self:BatchTeacher, lacking:dict[str, tuple[Prompt, int]]):
                                                 [name, self.server, self.name, name])
         self.ledger.transact([*claims, (note, ())])
 
-# %% ../nbs/03_teacher.ipynb #31352051
+# %% ../nbs/03_teacher.ipynb #fb6318d1
 @patch
 async def _submit(self:BatchTeacher, client, name:str)->str: # the server's id
     "Send a batch, unless the server has it already."
@@ -566,6 +580,7 @@ async def _submit(self:BatchTeacher, client, name:str)->str: # the server's id
     file = await client.files.create(file=("requests.jsonl", content), purpose="batch")
     return (await client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata=dict(cot_distill=name))).id
 
+# %% ../nbs/03_teacher.ipynb #9dbb06ec
 @patch
 async def _look(self:BatchTeacher, client, row)->list[str]: # why some failed
     "Submit a batch if it is new; collect it if it is done."
@@ -583,6 +598,7 @@ async def _look(self:BatchTeacher, client, row)->list[str]: # why some failed
     self.ledger.transact([(note, ("delete from attempts where owner = ?", row["id"])), (note, ("update batches set state = 'collected' where id = ?", row["id"]))])
     return failed or ([f"the batch is {b.status}; {left} of its requests were not answered"] if left else [])
 
+# %% ../nbs/03_teacher.ipynb #3194e3fd
 @patch
 def _collect(self:BatchTeacher, line:dict)->str|None: # why there is no answer
     "Write one line of a batch's output down; once is enough."

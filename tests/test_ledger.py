@@ -80,3 +80,11 @@ def test_an_export_is_checked(tmp_path):
     import pandas as pd
     pd.DataFrame([dict(text="x")]).to_parquet(tmp_path/"x.parquet")
     with pytest.raises(ValueError, match="no ledger's export: it has no column"): Ledger(tmp_path/"l.sqlite").load(tmp_path/"x.parquet")
+
+def test_only_what_nobody_has_or_asks_for_is_claimed(tmp_path):
+    ledger = Ledger(tmp_path/"l.sqlite")
+    first, second = leave(ledger, 2, "a"), leave(ledger, 5, "b")
+    assert (first.n, second.n, leave(ledger, 5, "c").state) == (2, 3, "wait")
+    assert ledger.transact([(settle, (second.attempt, answer(*"xyz"), 0.1))]*2) == [3, 0]
+    ledger.transact([(release, (first.attempt,))])
+    assert leave(ledger, 5, "c").n == 2 and [r["sample"] for r in ledger.get(P.key)] == [0, 1, 2]
