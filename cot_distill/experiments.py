@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'ARTEFACTS', 'app', 'RunConfig', 'typed', 'run_config', 'Profile', 'project_root', 'read_profile',
-           'Artefact', 'plan', 'code_of', 'fingerprint', 'run_key', 'Data', 'open_data', 'ask_teacher', 'open_student',
-           'environment', 'write_run', 'Outcome', 'execute', 'reproduce', 'main', 'reproduce_command', 'dry', 'report',
-           'results_of']
+           'Artefact', 'plan', 'code_of', 'fingerprint', 'run_key', 'Data', 'open_teacher', 'open_data', 'requests_of',
+           'ask_teacher', 'open_student', 'environment', 'write_run', 'Outcome', 'execute', 'reproduce', 'main',
+           'reproduce_command', 'open_ledger', 'quotes', 'dry', 'report', 'ledger_command', 'results_of']
 
 # %% ../nbs/13_experiments.ipynb #7ca3e4f0
 import configparser, hashlib, json, os, platform, time
@@ -19,13 +19,13 @@ from typing import NamedTuple
 from . import __version__
 from .questions import BENCHMARKS
 
-# %% ../nbs/13_experiments.ipynb #99066ab4
+# %% ../nbs/13_experiments.ipynb #a849d2f6
 @dataclass(frozen=True)
 class RunConfig:
     "The parameters of one run."
     benchmark: str = "lab"          # lab, or a name in `BENCHMARKS`
     languages: str = ""             # of the questions, separated by spaces; empty for all
-    teacher: str = "lab"            # lab, recording:FILE, endpoint:MODEL, or none (answer-only fine-tuning needs none)
+    teacher: str = "lab"            # lab, lab-server, recording:FILE, endpoint:MODEL, batch:MODEL, or none (answer-only fine-tuning needs none)
     student: str = "lab:gpt2"       # lab:ARCH (pretrained on the lab's corpus), small:ARCH (random weights), or a hub name or folder
     method: str = "d-cot"           # a name in `METHODS`
     rationale_language: str = "native" # native or en
@@ -120,13 +120,14 @@ class Artefact(NamedTuple):
     title: str
     arms: tuple[tuple[str, str], ...] # (method, rationale language) of its runs
 
-# %% ../nbs/13_experiments.ipynb #fd535c60
+# %% ../nbs/13_experiments.ipynb #a4f2383e
 ARTEFACTS = dict(
     table_m1=Artefact("Language and diversity of rationales (Paper M, Table 1)",
         (("ft", "native"), ("cot", "en"), ("cot", "native"), ("d-cot", "en"), ("d-cot", "native"))),
     table_m2=Artefact("Wrong rationales as negatives (Paper M, Table 2)",
         (("d-cot", "native"), ("d-cot-nr/unlikelihood", "native"), ("d-cot-nr/click", "native"), ("d-cot-nr/orpo", "native"))),
-    bench_training=Artefact("What a training step costs beside its peers; made when asked for by name", ()))
+    bench_training=Artefact("What a training step costs beside its peers; made when asked for by name", ()),
+    bench_teacher=Artefact("A teacher one can trust with money, under faults, kills and load; made when asked for by name", ()))
 
 # %% ../nbs/13_experiments.ipynb #518111b6
 def plan(artefact:str, profile:Profile) -> list[RunConfig]:
@@ -168,37 +169,52 @@ class Data(NamedTuple):
     group_of: object # language -> head or tail
     world: object    # the lab's World, or None
 
-# %% ../nbs/13_experiments.ipynb #76d26d62
+# %% ../nbs/13_experiments.ipynb #319984dd
+def open_teacher(config:RunConfig, world, ledger): # Teacher, or None
+    "The teacher of a run; one behind a socket keeps its books in `ledger`."
+    from cot_distill import lab, teacher as t
+    kind, _, name = config.teacher.partition(":")
+    if kind in ("endpoint", "batch"): return (t.EndpointTeacher if kind == "endpoint" else t.BatchTeacher)(name, ledger=ledger)
+    if kind == "recording": return t.RecordedTeacher(os.path.expandvars(name))
+    if kind == "none": return None
+    if kind not in ("lab", "lab-server"): raise ValueError(f"teacher={config.teacher!r}: choose lab, lab-server, recording:FILE, endpoint:MODEL, batch:MODEL or none")
+    if world is None: raise ValueError(f"teacher={kind!r} knows the lab's questions only; for {config.benchmark} use recording:FILE or endpoint:MODEL")
+    if kind == "lab": return t.LabTeacher(world)
+    version = hashlib.sha256(Path(lab.__file__).read_bytes()).hexdigest()[:8]  # another lab is another server
+    return t.EndpointTeacher(world.name, t.LabServer(world).url, ledger, server=f"lab {version}", price=(0, 0), progress=False)
+
+# %% ../nbs/13_experiments.ipynb #0ecc653c
 def open_data(config:RunConfig, hub:str="", ledger:str="data/cache/ledger.sqlite") -> Data:
     "Questions and teacher of a run; the official test split is only ever tested on."
     from cot_distill.lab import World
     from cot_distill.languages import group_of
     from cot_distill.questions import load_questions
-    from cot_distill.teacher import EndpointTeacher, LabTeacher, RecordedTeacher
-    kind, _, name = config.teacher.partition(":")
-    if (kind == "lab") > (config.benchmark == "lab"): raise ValueError("teacher='lab' knows the lab's questions only; for a benchmark use recording:FILE or endpoint:MODEL")
     languages, world = tuple(config.languages.split()) or None, None
     if config.benchmark == "lab":
         world = World(seed=config.seed)
         train, test = (world.questions(split, languages) for split in ("train", "test"))
         train, test = train.sample(config.train_limit or None), test.sample(config.test_limit or None)
     else: train, test = (load_questions(config.benchmark, split, languages, hub or None, limit or None) for split, limit in (("train", config.train_limit), ("test", config.test_limit)))
-    if kind not in ("lab", "recording", "endpoint", "none"): raise ValueError(f"teacher={config.teacher!r}: choose lab, recording:FILE, endpoint:MODEL or none")
-    teacher = None if kind == "none" else LabTeacher(world) if kind == "lab" else RecordedTeacher(os.path.expandvars(name)) if kind == "recording" else EndpointTeacher(name, ledger=ledger)
-    return Data(train, test, teacher, world and world.check, world.group_of if world else group_of, world)
+    return Data(train, test, open_teacher(config, world, ledger), world and world.check, world.group_of if world else group_of, world)
 
-# %% ../nbs/13_experiments.ipynb #ea48e70c
-def ask_teacher(config:RunConfig, data:Data) -> list: # of `Rationale`
-    "The rationales that the method of a run trains on: sampled where it is diverse, else the greedy one."
+# %% ../nbs/13_experiments.ipynb #fc850772
+def requests_of(config:RunConfig, data:Data) -> list: # of `Request`
+    "What a run asks its teacher: sampled replies where its method is diverse, else the greedy one."
     from cot_distill.languages import rationale_language
-    from cot_distill.teacher import Request, read_rationales
+    from cot_distill.teacher import Request
     from cot_distill.training import method_of
     method = method_of(config.method)
     if not method.rationales: return []
     if data.teacher is None: raise ValueError(f"method={config.method!r} learns from rationales; give it a teacher other than none")
     n, temperature = (config.samples, config.temperature) if method.diverse else (1, 0.0)
-    requests = [Request(q, rationale_language(q, config.rationale_language), n=n, temperature=temperature) for q in data.train]
-    return read_rationales(data.teacher.complete(requests), data.train)
+    return [Request(q, rationale_language(q, config.rationale_language), n=n, temperature=temperature) for q in data.train]
+
+# %% ../nbs/13_experiments.ipynb #b57ab479
+def ask_teacher(config:RunConfig, data:Data) -> list: # of `Rationale`
+    "The rationales that the method of a run trains on."
+    from cot_distill.teacher import read_rationales
+    requests = requests_of(config, data)
+    return read_rationales(data.teacher.complete(requests), data.train) if requests else []
 
 # %% ../nbs/13_experiments.ipynb #01af48fe
 def open_student(config:RunConfig, data:Data, rationales:list, cache="data/cache"): # Student
@@ -288,13 +304,14 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Distil chain
 @app.callback()
 def main(): "Distil chain-of-thought reasoning into small models."
 
-# %% ../nbs/13_experiments.ipynb #fe9f15c4
+# %% ../nbs/13_experiments.ipynb #bb0f37b9
 @app.command("reproduce")
 def reproduce_command(
     artefacts: list[str] = typer.Argument(None, help="Tables and figures to make; all but the benchmarks if none is named."),
     profile: str = typer.Option("lab", help="A section of settings.ini: lab, lab-full, colab, paper, …"),
     show: bool = typer.Option(False, "--list", help="List the artefacts and stop."),
-    dry_run: bool = typer.Option(False, help="List the runs, finished and to do, and stop."),
+    dry_run: bool = typer.Option(False, help="List the runs, finished and to do, with what each would ask its teacher and what that costs, and stop."),
+    budget: float = typer.Option(None, help="USD that teachers may cost from now on; a hard stop."),
 ):
     "Make tables and figures, running what they need. Exits with 0 only when all of it exists."
     if show: return print(*(f"{name:14} {a.title}" for name, a in ARTEFACTS.items()), sep="\n")
@@ -304,19 +321,42 @@ def reproduce_command(
             if name not in ARTEFACTS: raise ValueError(f"no artefact {name!r}; did you mean {get_close_matches(name, ARTEFACTS, 1, 0)[0]!r}?")
         chosen, root = read_profile(profile), project_root()
         if dry_run: return print(*dry(names, chosen, root), sep="\n")
+        if budget is not None: os.environ["COT_DISTILL_CEILING"] = str(open_ledger(root).exposure() + budget)  # for every notebook that is run
         outcomes = reproduce(names, chosen, root)
     except ValueError as e: raise SystemExit(f"cot-distill: {e}")
     print(*report(outcomes, root/"figures"/profile, names), sep="\n")
     missing = [n for n in names if not (root/"figures"/profile/f"{n}.md").exists()]
     raise SystemExit(1 if missing or any(o.state == "failed" for o in outcomes) else 0)
 
-# %% ../nbs/13_experiments.ipynb #242c3093
+# %% ../nbs/13_experiments.ipynb #bbfae718
+def open_ledger(root:Path): # Ledger
+    "The ledger of paid completions that all runs share."
+    from cot_distill.ledger import Ledger
+    return Ledger(root/"data"/"cache"/"ledger.sqlite")
+
+def quotes(configs:list[RunConfig], hub:str, root:Path) -> list: # of (RunConfig, Quote), for teachers behind a socket
+    "What each run would still ask for and what it would cost; what two runs ask for is counted with the first."
+    paid = [c for c in configs if c.teacher.partition(":")[0] in ("endpoint", "batch", "lab-server")]
+    found, seen = [], {}
+    for config in paid:
+        data = open_data(config, hub, ledger=root/"data"/"cache"/"ledger.sqlite")
+        found.append((config, data.teacher.quote(requests_of(config, data), seen)))
+    return found
+
+# %% ../nbs/13_experiments.ipynb #bee49ef0
 def dry(names:list[str], profile:Profile, root:Path) -> list[str]: # lines
-    "What `reproduce` would do."
+    "What `reproduce` would do, and what its teacher would cost."
+    from cot_distill.ledger import MARGIN, price_of
     run, folder = root/"nbs"/"experiments"/"run.ipynb", root/"data"/"results"/profile.name
     configs = list(dict.fromkeys(c for a in names for c in plan(a, profile)))
     states = {c: (folder/f"{c.name}-{run_key(c, run, profile.hub)}.json").exists() for c in configs}
-    return [f"{'finished' if done else 'to do':9} {c.name}" for c, done in states.items()] + [f"{sum(states.values())} of {len(states)} runs are finished"]
+    asked = dict(quotes([c for c, done in states.items() if not done], profile.hub, root))
+    lines = [f"{'finished' if done else 'to do':9} {c.name}" + (f"\n{'':9}   {asked[c] if asked[c].prompts else 'asks nothing new'}" if c in asked else "") for c, done in states.items()]
+    lines.append(f"{sum(states.values())} of {len(states)} runs are finished")
+    if not asked: return lines + ["the teacher costs nothing"]
+    model = next(iter(asked)).teacher.partition(":")[2]
+    how = "counted by the model's own encoding" if (price := price_of(model)) and price.encoding else f"counted by o200k_base with a margin of {MARGIN - 1:.0%}"
+    return lines + [f"in all: {sum(list(asked.values())[1:], list(asked.values())[0])}", f"prompt tokens are {how}" + (f"; prices as of {price.as_of}" if price else "")]
 
 # %% ../nbs/13_experiments.ipynb #a6616e79
 def report(outcomes:list[Outcome], figures:Path, names:list[str]) -> list[str]: # lines
@@ -326,6 +366,23 @@ def report(outcomes:list[Outcome], figures:Path, names:list[str]) -> list[str]: 
     lines += [f"  failed: {o.name}: {o.error}" for o in outcomes if o.state == "failed"]
     made = [f"  {figures.relative_to(figures.parents[1])}/{name}.md" for name in names if (figures/f"{name}.md").exists()]
     return lines + ["Look at:"]*bool(made) + made
+
+# %% ../nbs/13_experiments.ipynb #ef09bd47
+@app.command("ledger")
+def ledger_command(
+    export: Path = typer.Option(None, help="Write every completion to this parquet file."),
+    load: Path = typer.Option(None, help="Take over the completions of such a file; nothing is paid for them."),
+    last: int = typer.Option(0, help="Show so many of the newest completions."),
+):
+    "What was asked of teachers, what it used and what it cost."
+    from cot_distill.ledger import report_lines
+    try:
+        ledger = open_ledger(project_root())
+        if load: print(f"{ledger.load(load):,} completions were new")
+        print(*report_lines(ledger), sep="\n")
+        if last: print("", ledger.frame(last).to_string(index=False, max_colwidth=60), sep="\n")
+        if export: print(f"written: {ledger.export(export).name}")
+    except ValueError as e: raise SystemExit(f"cot-distill: {e}")
 
 # %% ../nbs/13_experiments.ipynb #6da5207e
 def results_of(artefact:str, profile:str, root:Path|None=None): # DataFrame, one row per run

@@ -35,8 +35,8 @@ def out_of_step():
 def readme():
     "The index notebook as Markdown, its links to notebooks seen from the root."
     done = call("jupyter", "nbconvert", "--log-level", "ERROR", "--to", "markdown", "--stdout", ROOT/"nbs"/"index.ipynb")
-    shown = lambda block: "" if block[1].startswith("#| echo: false") else f"```python\n{block[1]}```\n"
-    text = re.sub(r"^```\n(.*?)^```\n", shown, done.stdout, flags=re.S | re.M)
+    shown = lambda block: block[0] if block[1] else "" if block[2].startswith("#| echo: false") else f"```python\n{block[2]}```\n"
+    text = re.sub(r"^```(\w*)\n(.*?)^```\n", shown, done.stdout, flags=re.S | re.M)
     return re.sub(r"\n{3,}", "\n\n", re.sub(r"\]\((?!http)([\w/]+\.ipynb)\)", r"](nbs/\1)", text)).strip() + "\n"
 
 

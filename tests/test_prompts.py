@@ -61,3 +61,28 @@ def test_letters_by_look_and_place(letter, n, expected):
 def test_what_is_read_is_cut_and_nothing_else():
     text = "First line.\n\n  indented (B)  \nCO₂ and ﬁsh stay as written, so the answer is (B)."
     assert parse_reply(text, Q).rationale == "First line.\n\n  indented (B)  \nCO₂ and ﬁsh stay as written"
+
+from cot_distill.prompts import MASK, PROMPTS, SHOWN, agreement, refilled, topic_words
+
+def test_every_view_is_a_prompt_and_only_two_show_the_answer():
+    masked = Question("q", "test", "en", f"Where is {MASK}?", Q.choices, "B")
+    for view, messages in PROMPTS.items():
+        system, user = messages(masked, "en")
+        assert (system["role"], user["role"]) == ("system", "user") and "(D) none of these" in user["content"]
+        assert (user["content"].endswith("Right option: (B) the sea")) == (view in SHOWN)
+    with pytest.raises(ValueError, match="shows the right option, and the question has none"): PROMPTS["pvc"](Question("q", "t", "en", "?", Q.choices), "en")
+    with pytest.raises(ValueError, match="nothing is masked"): PROMPTS["refill"](Q, "en")
+    for view in SHOWN: assert "in Bulgarian" in PROMPTS[view](Q, "bg")[0]["content"]
+
+@pytest.mark.parametrize("text, words", [("1. wet fish\n2) Sea", ["wet fish", "sea"]), ("«sea», \n• SEA", ["sea"]), ("seas\nnothing", []), ("", []), (None, [])])
+def test_topic_words_are_found_in_the_question(text, words): assert topic_words(text, Question("q", "t", "en", "Does a wet fish like the sea?", Q.choices)) == words
+
+@pytest.mark.parametrize("text, stem", [
+    ("Question: Does a dry cat like milk?", "Does a dry cat like milk?"), ("**Question:** does a dry cat like milk?", "does a dry cat like milk?"),
+    ("Sure!\nQuestion: Does a  cat like milk?", "Does a  cat like milk?"), ("Question: Does the cat like milk?", None), ("Question: Does a cat like milk? Yes.", None),
+    ("Question: Does a like ?", None), ("I cannot.", None), ("", None), (None, None)])
+def test_a_refill_keeps_the_other_words(text, stem):
+    got, why = refilled(text, Question("q", "t", "en", f"Does a {MASK} like {MASK}?", Q.choices, "B"))
+    assert (got, got is None) == (stem, bool(why))
+
+def test_agreement(): assert agreement([], "A") == 0 and agreement([parse_reply(t, Q) for t in ("Answer: (A)", "", "Answer: (B)", "Answer: (A)")], "A") == 0.5

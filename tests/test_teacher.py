@@ -1,111 +1,149 @@
-"The ledger under repetition, failure and several processes; the key; real and malformed recordings."
-import gzip, json, os, sqlite3, subprocess, sys, threading
+"The client path under faults, kills and several processes; the batch; the key; real and malformed recordings."
+import gzip, json, os, signal, subprocess, sys, threading, time
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager
 from pathlib import Path
 import pytest
+import under_fire
+from under_fire import books, fault_server, questions
+from cot_distill.lab import World
+from cot_distill.ledger import Ledger
 from cot_distill.questions import Question, load_questions
-from cot_distill.teacher import EndpointTeacher, Ledger, RecordedTeacher, Request, load_completions, read_rationales, request_key
+from cot_distill.teacher import (BatchTeacher, EndpointTeacher, LabServer, LabTeacher, RecordedTeacher, Request, load_completions, read_rationales, unanswered)
 
 KEY = "sk-canary-5d1f0c9e"
-QS = [Question(f"q{i}", "test", "en", f"What is {i} + 1?", {"A": str(i + 1), "B": str(i)}, "A") for i in range(6)]
+QS = questions(6)
+
+def holds(rows): assert not [r for r in rows if not r[-1]], rows
 
 @pytest.fixture
-def server(monkeypatch):
-    "Answers on a real socket; `plan(asked)` may cap n, or return an HTTP status to fail with."
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            asked, headers = json.loads(self.rfile.read(int(self.headers["Content-Length"]))), self.headers
-            status, n = self.server.plan(asked)
-            self.server.asked.append((asked, status))
-            body = dict(error=dict(message=f"refused {headers['Authorization']}")) if status != 200 else dict(
-                id="1", object="chat.completion", created=0, model=asked["model"], usage=dict(prompt_tokens=1, completion_tokens=n, total_tokens=n + 1),
-                choices=[dict(index=i, finish_reason="stop", message=dict(role="assistant", content="One more.\nAnswer: (A)")) for i in range(n)])
-            body = json.dumps(body).encode()
-            self.send_response(status)
-            for h in (("Content-Type", "application/json"), ("Content-Length", str(len(body)))): self.send_header(*h)
-            self.end_headers(); self.wfile.write(body)
-        def log_message(self, *_): pass
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.asked, http.plan, http.url = [], lambda asked: (200, asked["n"]), f"http://127.0.0.1:{http.server_port}/v1"
-    threading.Thread(target=http.serve_forever, daemon=True).start()
-    yield http
-    http.shutdown(); http.server_close()
+def record(tmp_path): return tmp_path/"books.jsonl"
 
-def teacher(server, tmp_path, **kw): return EndpointTeacher("m", server.url, tmp_path/"ledger.sqlite", progress=False, **kw)
-def ns(server): return sorted(a["n"] for a, status in server.asked if status == 200)
+def ask(n=1, qs=QS, temperature=0.7, **kw): return [Request(q, "en", n=n, temperature=temperature, **kw) for q in qs]
+def teacher(url, tmp_path, kind=EndpointTeacher, **kw):
+    return kind("gpt-4o-mini", url, tmp_path/"ledger.sqlite", server="faults", progress=False, **dict(timeout=2, tries=20) | kw)
 
-def test_asking_for_eight_when_five_exist_asks_for_three(server, tmp_path):
-    for n in (5, 8, 8, 2): got = teacher(server, tmp_path).complete([Request(QS[0], "en", n=n, temperature=0.7)])
-    assert ns(server) == [3, 5] and [c.sample for c in got] == [0, 1]
+def test_under_faults(): holds(under_fire.under_faults(requests=150))
+def test_under_kills(): holds(under_fire.under_kills(kills=2, prompts=300))
+def test_two_processes(): holds(under_fire.two_processes(prompts=150))
+def test_a_server_that_none_of_us_wrote(): pytest.importorskip("fastapi"); holds(under_fire.foreign_server(prompts=2))
+def test_throughput_is_not_far_off(): assert under_fire.throughput(seconds=3)[1][2] > 0.5  # on a busy machine; the bound is checked by bench_teacher
 
-def test_one_prompt_twice_in_a_call_is_asked_once(server, tmp_path):
-    got = teacher(server, tmp_path).complete([Request(QS[0], "en", n=2), Request(QS[0], "en", n=3), Request(QS[1], "en")])
-    assert ns(server) == [1, 3] and [(c.question_id, c.sample) for c in got] == [("q0", 0), ("q0", 1), ("q0", 0), ("q0", 1), ("q0", 2), ("q1", 0)]
+def test_asking_for_eight_when_five_exist_asks_for_three(record, tmp_path):
+    with fault_server(record) as url:
+        for n in (5, 8, 8, 2): got = teacher(url, tmp_path).complete(ask(n, QS[:1]))
+    assert [r["n"] for r in books(record)] == [5, 3] and [c.sample for c in got] == [0, 1]
 
-def test_language_and_temperature_are_other_requests(server, tmp_path):
-    teacher(server, tmp_path).complete([Request(QS[0], "en"), Request(QS[0], "bg"), Request(QS[0], "en", temperature=0.7)])
-    assert ns(server) == [1, 1, 1]
+def test_one_prompt_twice_in_a_call_is_asked_once(record, tmp_path):
+    with fault_server(record) as url: got = teacher(url, tmp_path).complete([*ask(2, QS[:1]), *ask(3, QS[:1]), *ask(1, QS[1:2])])
+    assert sorted(r["n"] for r in books(record)) == [1, 3]
+    assert [(c.question_id, c.sample) for c in got] == [("q0", 0), ("q0", 1), ("q0", 0), ("q0", 1), ("q0", 2), ("q1", 0)]
 
-def test_a_server_that_gives_one_at_a_time_is_asked_again(server, tmp_path):
-    server.plan = lambda asked: (200, 1)
-    got = teacher(server, tmp_path).complete([Request(QS[0], "en", n=3, temperature=1.0)])
-    assert [c.sample for c in got] == [0, 1, 2] and ns(server) == [1, 2, 3]
-    assert sum(c.usage["completion_tokens"] for c in got) == 3
+def test_language_temperature_and_server_make_other_requests(record, tmp_path):
+    with fault_server(record) as url:
+        teacher(url, tmp_path).complete([Request(QS[0], "en"), Request(QS[0], "bg"), Request(QS[0], "en", temperature=0.7)])
+        EndpointTeacher("gpt-4o-mini", url, tmp_path/"ledger.sqlite", progress=False).complete([Request(QS[0], "en")])
+    assert [r["n"] for r in books(record)] == [1, 1, 1, 1]
 
-def test_one_failing_prompt_keeps_all_other_answers(server, tmp_path):
-    server.plan = lambda asked: (400, 0) if "3 + 1" in asked["messages"][1]["content"] else (200, asked["n"])
-    with pytest.raises(RuntimeError, match="1 of 6 prompts failed") as e: teacher(server, tmp_path).complete([Request(q, "en") for q in QS])
-    assert KEY not in str(e.value) and "[key]" in str(e.value) and e.value.__cause__ is None
-    server.plan = lambda asked: (200, asked["n"])
-    assert len(teacher(server, tmp_path).complete([Request(q, "en") for q in QS])) == 6
-    assert len(ns(server)) == 6  # five at first, the sixth on asking again
+def test_a_server_that_refuses_n_is_asked_one_by_one(record, tmp_path):
+    with fault_server(record, refuse_n=True) as url: got = teacher(url, tmp_path, concurrency=1).complete(ask(3))
+    assert len(got) == 18 and Counter(r["answered"] for r in books(record)) == {True: 18, False: 1}  # it was tried once
 
-CRASH = """
-import os, sys
-from cot_distill.teacher import EndpointTeacher, Ledger, Request
-from cot_distill.questions import Question
-put, done = Ledger.put, []
-def crash_after_two(self, *a):
-    put(self, *a); done.append(a)
-    if len(done) == 2: os._exit(9)
-Ledger.put = crash_after_two
-qs = [Question(f"q{i}", "test", "en", f"What is {i} + 1?", {"A": str(i + 1), "B": str(i)}, "A") for i in range(6)]
-EndpointTeacher("m", sys.argv[1], sys.argv[2], concurrency=1, progress=False).complete([Request(q, "en") for q in qs])
-"""
+def test_an_interrupt_waits_for_what_is_under_way(record, tmp_path):
+    with fault_server(record, latency=0.5) as url:
+        p = under_fire.client(url, tmp_path/"ledger.sqlite", 200, 8)
+        p.stdout.readline(); time.sleep(2.3); p.send_signal(signal.SIGINT)
+        assert "KeyboardInterrupt" in p.communicate(timeout=30)[1] and p.returncode != 0
+    ledger, rows = Ledger(tmp_path/"ledger.sqlite"), books(record)
+    assert 0 < len(rows) < 200 and ledger.bill().requests == len(rows) and ledger.lost() == (0, 0)
 
-def test_a_crash_between_answers_keeps_what_was_answered(server, tmp_path):
-    died = subprocess.run([sys.executable, "-c", CRASH, server.url, str(tmp_path/"ledger.sqlite")], capture_output=True, text=True)
-    assert died.returncode == 9, died.stderr
-    answered = len(server.asked)
-    assert answered == 2
-    assert len(teacher(server, tmp_path).complete([Request(q, "en") for q in QS])) == 6
-    assert len(server.asked) == 6  # the two answered before the crash are not asked again
-    assert sqlite3.connect(tmp_path/"ledger.sqlite").execute("pragma integrity_check").fetchone() == ("ok",)
+def test_a_budget_is_not_passed_by_what_is_under_way(record, tmp_path):
+    with fault_server(record, latency=0.1, faults=0.2, stall=3) as url:
+        t = teacher(url, tmp_path, budget=0.002, concurrency=32, timeout=0.5)
+        with pytest.raises(RuntimeError, match="the budget is reached"): t.complete(ask(3, questions(200), max_tokens=40))
+    billed = sum(t.price.of(*r["billed"]) for r in books(record))  # with those whose answer was lost
+    assert 0.0002 < billed <= 0.002 and t.ledger.exposure() <= 0.002
 
-def test_two_writers_never_overwrite_each_other(tmp_path):
-    one, two = Ledger(tmp_path/"l.sqlite"), Ledger(tmp_path/"l.sqlite")
-    row = dict(model="m", messages=[], sampling={}, finish_reason="stop", usage=None, response=None)
-    def write(ledger, name):
-        for i in range(50): ledger.put("k", [row | dict(text=f"{name}{i}")])
-    threads = [threading.Thread(target=write, args=a) for a in ((one, "a"), (two, "b"))]
-    for t in threads: t.start()
-    for t in threads: t.join()
-    rows = one.get("k")
-    assert [r["sample"] for r in rows] == list(range(100)) and len({r["text"] for r in rows}) == 100
+def test_no_budget_without_a_price(tmp_path):
+    with pytest.raises(ValueError, match="a budget needs the price of 'm'"): EndpointTeacher("m", "http://127.0.0.1:9/v1", tmp_path/"l.sqlite", budget=1.0, progress=False).complete(ask())
 
-def test_the_key_is_nowhere(server, tmp_path, capsys, monkeypatch):
-    t = teacher(server, tmp_path)
-    got = t.complete([Request(QS[0], "en", n=2)])
+def test_a_server_that_is_not_there(tmp_path):
+    t = teacher("http://127.0.0.1:9/v1", tmp_path, tries=2)
+    with pytest.raises(RuntimeError, match="6 of 6 prompts failed.*Connection"): t.complete(ask())
+    assert t.ledger.exposure() == 0  # nothing was sent, so nothing can have been billed
+
+def test_replay_without_key_or_server(record, tmp_path, monkeypatch):
+    with fault_server(record) as url: first = (t := teacher(url, tmp_path)).complete(ask(2))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    file = t.ledger.export(tmp_path/"recording.parquet")
+    other = EndpointTeacher("gpt-4o-mini", "https://api.openai.com/v1", tmp_path/"other.sqlite", server="faults", progress=False)
+    other.ledger.load(file)
+    assert other.complete(ask(2)) == first
+    with pytest.raises(RuntimeError, match="OPENAI_API_KEY"): other.complete(ask(3))
+
+def test_batch(record, tmp_path):
+    "The server leaves out the last line of each batch; what it answered costs half and is collected once."
+    with fault_server(record) as url:
+        t = teacher(url, tmp_path, BatchTeacher); t.poll = 0.05
+        with pytest.raises(RuntimeError, match="1 of 6 prompts failed.*1 of its requests were not answered"): t.complete(ask(2))
+        assert len(t.complete(ask(2))) == 12
+    rows = books(record)
+    assert sum(r["samples"] for r in rows) == 12 and len({r["prompt"] for r in rows}) == 6
+    assert t.ledger.bill().cost == pytest.approx(sum(t.price.of(*r["billed"]) for r in rows)/2)
+
+@pytest.mark.parametrize("where", ["_submit", "_look", "_collect"])
+def test_a_batch_survives_a_kill(record, tmp_path, where):
+    "Killed after it was submitted but before that was noted, before it was collected, or in the middle of collecting."
+    class Killed(BaseException): pass
+    class Dying(BatchTeacher): pass
+    real, calls = getattr(BatchTeacher, where), []
+    async def submit(self, *a): await real(self, *a); raise Killed
+    async def look(self, *a): raise Killed
+    def collect(self, line):
+        if len(calls) == 2: raise Killed
+        calls.append(line); return real(self, line)
+    setattr(Dying, where, dict(_submit=submit, _look=look, _collect=collect)[where])
+    with fault_server(record) as url:
+        with pytest.raises(BaseException): teacher(url, tmp_path, Dying).complete(ask(2))
+        t = teacher(url, tmp_path, BatchTeacher); t.poll = 0.05
+        for _ in range(3):
+            try: got = t.complete(ask(2)); break
+            except RuntimeError: pass
+    rows = books(record)
+    assert len(got) == 12 and sum(r["samples"] for r in rows) == 12 == t.ledger.bill().samples
+
+def test_what_an_open_batch_asks_is_not_asked_besides(record, tmp_path):
+    with fault_server(record) as url:
+        batch = teacher(url, tmp_path, BatchTeacher)
+        batch._open({k: v for k, v in batch.wanted(ask(2)).items()})
+        with pytest.raises(RuntimeError, match="6 of 6 .* part of an open batch"): teacher(url, tmp_path).complete(ask(2))
+    assert not books(record)
+
+def test_the_lab_behind_a_socket_says_what_the_lab_says(tmp_path):
+    world = World(seed=3)
+    server, qs = LabServer(world), world.questions("train", ("en", "bg"))[::40]
+    try:
+        over = EndpointTeacher(world.name, server.url, tmp_path/"l.sqlite", server="lab", price=(0, 0), progress=False)
+        for n, temperature in ((1, 0.0), (4, 0.7)):
+            requests = [Request(q, code, n=n, temperature=temperature) for q in qs for code in (q.language, "tr")]
+            assert [c.text for c in over.complete(requests)] == [c.text for c in LabTeacher(world).complete(requests)]
+        with pytest.raises(RuntimeError, match="no such question"): over.complete([Request(QS[0], "en")])
+    finally: server.close()
+
+def test_the_key_is_nowhere(tmp_path, monkeypatch, capsys, caplog):
+    "A server that repeats the key in its answers and errors; a whole run, its files, logs, exceptions and the report."
+    monkeypatch.setenv("OPENAI_API_KEY", KEY); caplog.set_level("DEBUG")
+    from cot_distill.ledger import report_lines
+    with fault_server(tmp_path/"books.jsonl", echo=True) as url:
+        t = teacher(url, tmp_path)
+        with pytest.raises(RuntimeError, match="1 of 6 prompts failed") as e: t.complete(ask())
+        got = t.read(ask())
+    assert len(got) == 5 and "[key]" in str(e.value)
+    import traceback
+    shown = "".join(traceback.format_exception(e.value)) + repr(got) + repr(vars(t)) + "\n".join(report_lines(t.ledger)) + t.ledger.frame(None).to_html() + "".join(capsys.readouterr()) + caplog.text
+    t.ledger.export(tmp_path/"recording.parquet"); t.ledger.db.close()
     files = [p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()]
-    assert files and not any(KEY.encode() in b for b in files)
-    assert KEY not in repr(got) + repr(vars(t)) + "".join(capsys.readouterr())
-    monkeypatch.delenv("OPENAI_API_KEY")
-    with pytest.raises(RuntimeError, match="OPENAI_API_KEY"): t.complete([Request(QS[1], "en")])
-
-def test_a_key_does_not_depend_on_order():
-    assert request_key("m", [dict(role="user", content="é")], dict(a=1, b=2)) == request_key("m", [dict(content="é", role="user")], dict(b=2, a=1))
+    assert len(files) > 1 and not any(KEY.encode() in b for b in files) and KEY not in shown
 
 GOOD = dict(question_id="q0", teacher="t", sample=0, text="One more.\nAnswer: (A)")
 
@@ -168,3 +206,12 @@ def test_our_reading_agrees_with_the_recorded_one(recording):
     kept = read_rationales(said, qs.values())
     assert len(kept) == len(said) and all(r.predicted == c.predicted for c, r in zip(said, kept) if c.predicted)
     assert all((r.predicted is None) == bool(r.reason) for r in kept)
+
+@pytest.mark.parametrize("status, code, again, halt", [(400, None, False, False), (401, None, False, True), (403, None, False, True), (404, None, False, True), (408, None, True, False),
+    (409, None, True, False), (422, None, False, False), (429, "rate_limit_exceeded", True, False), (429, "insufficient_quota", True, True), (500, None, True, False), (503, None, True, False)])
+def test_what_an_error_means(status, code, again, halt):
+    import openai
+    error = openai.AsyncOpenAI(api_key="none")._make_status_error_from_response(openai._base_client.httpx2.Response(status, json=dict(error=dict(message="no", code=code, type=code)),
+        headers={"retry-after": "7"}, request=openai._base_client.httpx2.Request("POST", "http://localhost")))
+    u = unanswered(error)
+    assert (u.again, u.halt, u.billed, u.after) == (again, halt, False, 7.0)
