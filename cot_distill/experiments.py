@@ -183,19 +183,19 @@ def open_teacher(config:RunConfig, world, ledger): # Teacher, or None
     version = hashlib.sha256(Path(lab.__file__).read_bytes()).hexdigest()[:8]  # another lab is another server
     return t.EndpointTeacher(world.name, t.LabServer(world).url, ledger, server=f"lab {version}", price=(0, 0), progress=False)
 
-# %% ../nbs/13_experiments.ipynb #0ecc653c
+# %% ../nbs/13_experiments.ipynb #84758356
 def open_data(config:RunConfig, hub:str="", ledger:str="data/cache/ledger.sqlite") -> Data:
     "Questions and teacher of a run; the official test split is only ever tested on."
     from cot_distill.lab import World
     from cot_distill.languages import group_of
     from cot_distill.questions import load_questions
-    languages, world = tuple(config.languages.split()) or None, None
-    if config.benchmark == "lab":
-        world = World(seed=config.seed)
+    languages, world = tuple(config.languages.split()) or None, World(seed=config.seed) if config.benchmark == "lab" else None
+    teacher = open_teacher(config, world, ledger)
+    if world:
         train, test = (world.questions(split, languages) for split in ("train", "test"))
         train, test = train.sample(config.train_limit or None), test.sample(config.test_limit or None)
     else: train, test = (load_questions(config.benchmark, split, languages, hub or None, limit or None) for split, limit in (("train", config.train_limit), ("test", config.test_limit)))
-    return Data(train, test, open_teacher(config, world, ledger), world and world.check, world.group_of if world else group_of, world)
+    return Data(train, test, teacher, world and world.check, world.group_of if world else group_of, world)
 
 # %% ../nbs/13_experiments.ipynb #fc850772
 def requests_of(config:RunConfig, data:Data) -> list: # of `Request`
