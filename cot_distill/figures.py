@@ -234,7 +234,7 @@ class Plot(Figure):
         self.savefig(file, metadata={"Software": None})
         return file.getvalue()
 
-# %% ../nbs/12_figures.ipynb #938192fb
+# %% ../nbs/12_figures.ipynb #d5b8ebfc
 def plot_methods(
     cells:DataFrame, # of `summarise`, `paired_differences`, with a column `method`
     x:str="language", # the column along the horizontal axis, not the method
@@ -254,7 +254,7 @@ def plot_methods(
         for i, (names, line) in enumerate(lines):
             look, shift = METHODS[names[0]], (i - (len(lines) - 1)/2)*.8/len(lines)
             mean, hollow = line["mean"]*scale, "en" in names[1:]
-            ax.errorbar([places.index(p) + shift for p in line[x]], mean, [mean - line.low*scale, line.high*scale - mean], fmt=look.marker, color=look.color,
+            ax.errorbar([places.index(p) + shift for p in line[x]], mean, [(mean - line.low*scale).clip(lower=0), (line.high*scale - mean).clip(lower=0)], fmt=look.marker, color=look.color,
                 mfc="white" if hollow else None, label=look.label + ", English"*hollow)
         if reference is not None: ax.axhline(reference*scale, color="#555555", ls="--", lw=.8)
         ax.set(xticks=range(len(places)), xticklabels=[label(x, p) for p in places], ylabel=ylabel, xlim=(-.5, len(places) - .5))
