@@ -14,12 +14,13 @@ from html import escape
 from .questions import Question, canonical
 from .teacher import Rationale
 
-# %% ../nbs/05_diversity.ipynb #686eddb5
+# %% ../nbs/05_diversity.ipynb #b3d7e576
 @dataclass(frozen=True)
 class Target:
     "A rationale and the answer it ends in."
     text: str    # empty for answer-only fine-tuning
     answer: str  # option letter
+    wrong: tuple[tuple[int, int], ...] = () # spans of `text`, in characters, known to be in error; empty: unknown
 
 # %% ../nbs/05_diversity.ipynb #b5099458
 @dataclass(frozen=True)

@@ -178,33 +178,43 @@ def _ids(self:Student, text):
     bos = self.tokenizer.bos_token_id
     return ids or [self.tokenizer.eos_token_id if bos is None else bos]
 
-# %% ../nbs/09_students.ipynb #743387ba
+# %% ../nbs/09_students.ipynb #5024c327
 @patch
 def encode_target(self:Student, text:str) -> list[int]:
     "Token ids of what the student writes, with the token that ends it."
-    ids = self.tokenizer(text_target=text).input_ids if self.seq2seq else self.tokenizer(text, add_special_tokens=False).input_ids
-    if not ids or ids[-1] != self.tokenizer.eos_token_id: ids = ids + [self.tokenizer.eos_token_id]
-    if len(ids) <= self.max_target: return ids
-    self.cut["target"] += 1
-    return ids[:self.max_target//2] + ids[len(ids) - (self.max_target - self.max_target//2):]
+    return self._target(text)[0]
 
-# %% ../nbs/09_students.ipynb #3ee7b820
+# %% ../nbs/09_students.ipynb #d6477a6a
 @patch
-def encode(self:Student, example:Example) -> dict: # prompt: ids; targets: list of ids; positive: list of bool
+def _target(self:Student, text, wrong=()): # ids, and whether each touches a span of `wrong`; all do where none does
+    said = self.tokenizer(**{"text_target" if self.seq2seq else "text": text}, add_special_tokens=self.seq2seq, return_offsets_mapping=bool(wrong))
+    tokens = [(i, any(a < end and start < b for start, end in wrong)) for i, (a, b) in zip(said.input_ids, said.get("offset_mapping") or [(0, 0)]*len(said.input_ids))]
+    if not tokens or tokens[-1][0] != self.tokenizer.eos_token_id: tokens.append((self.tokenizer.eos_token_id, False))
+    if len(tokens) > self.max_target:
+        self.cut["target"] += 1
+        tokens = tokens[:self.max_target//2] + tokens[len(tokens) - (self.max_target - self.max_target//2):]
+    ids, focus = map(list, zip(*tokens))
+    return ids, focus if any(focus) else [True]*len(ids)
+
+# %% ../nbs/09_students.ipynb #3329a601
+@patch
+def encode(self:Student, example:Example) -> dict: # prompt: ids; targets: list of ids; positive: list of bool; focus: list of bools, one a token
     "The token ids of one training example."
     q, texts = example.question, [(r, True) for r in example.positives] + [(r, False) for r in example.negatives]
-    return dict(prompt=self.encode_prompt(q, example.control), positive=[p for _, p in texts],
-        targets=[self.encode_target(target_text(q, r.answer, r.text, self.answer_format)) for r, _ in texts])
+    spaces = lambda r: len(r.text) - len(r.text.lstrip())  # which `target_text` drops
+    targets, focus = zip(*(self._target(target_text(q, r.answer, r.text, self.answer_format), [(a - spaces(r), b - spaces(r)) for a, b in r.wrong]) for r, _ in texts))
+    return dict(prompt=self.encode_prompt(q, example.control), positive=[p for _, p in texts], targets=list(targets), focus=list(focus))
 
-# %% ../nbs/09_students.ipynb #382cc46f
+# %% ../nbs/09_students.ipynb #18907f07
 @patch
-def collate(self:Student, rows:list[dict]) -> dict[str, Tensor]: # input_ids, attention_mask (B, P); labels (R, T); owner, positive (R,)
+def collate(self:Student, rows:list[dict]) -> dict[str, Tensor]: # input_ids, attention_mask (B, P); labels, focus (R, T); owner, positive (R,)
     "A batch of encoded examples; labels are -100 on padding."
     left, pad = not self.seq2seq, self.tokenizer.pad_token_id
     stack = lambda seqs, value, left=False: torch.nn.utils.rnn.pad_sequence([torch.tensor(s) for s in seqs],
         batch_first=True, padding_value=value, padding_side="left" if left else "right")
     return dict(input_ids=stack([r["prompt"] for r in rows], pad, left), attention_mask=stack([[1]*len(r["prompt"]) for r in rows], 0, left),
         labels=stack([t for r in rows for t in r["targets"]], -100),
+        focus=stack([f for r in rows for f in r.get("focus") or [[True]*len(t) for t in r["targets"]]], False),
         owner=torch.tensor([i for i, r in enumerate(rows) for _ in r["targets"]]), positive=torch.tensor([p for r in rows for p in r["positive"]]))
 
 # %% ../nbs/09_students.ipynb #b97e9b61

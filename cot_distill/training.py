@@ -19,9 +19,9 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-# %% ../nbs/10_training.ipynb #c4f56f6c
+# %% ../nbs/10_training.ipynb #ff4dd218
 from .diversity import Example, Examples, answer_only, select
-from .losses import NEGATIVE_LOSSES, d_cot_nr
+from .losses import FOCI, NEGATIVE_LOSSES, d_cot_nr
 from .questions import LETTERS
 from cot_distill.students import (ANSWER_MARK, ARCHITECTURES, Student, length_groups, load_student, plain_logps, shared_logps,
     small_student)
@@ -84,13 +84,14 @@ class StepSampler(Sampler):
         steps = [order[i:i + self.step] for i in range(0, len(order), self.step)]
         return iter([i for step in steps for i in sorted(step, key=lambda i: -self.lengths[i])])
 
-# %% ../nbs/10_training.ipynb #b600e330
+# %% ../nbs/10_training.ipynb #fa69be8c
 class DistillTrainer(Trainer):
     "`Trainer` on encoded examples, with the loss of `d_cot_nr`."
     def __init__(self, student:Student, rows:list[dict], # as `Student.encode` gives them
-        args:TrainingArguments, negative:str|None=None, alpha:float=0.1, **settings):
+        args:TrainingArguments, negative:str|None=None, alpha:float=0.1, focus:str="all", **settings):
+        if focus not in FOCI: raise ValueError(f"focus={focus!r}: choose one of {', '.join(FOCI)}")
         super().__init__(model=student.model, args=args, train_dataset=rows, data_collator=student.collate, processing_class=student.tokenizer)
-        self.student, self.loss, self.loss_is_scaled_for_ga = student, partial(d_cot_nr, negative=negative, alpha=alpha, **settings), True
+        self.student, self.loss, self.focus, self.loss_is_scaled_for_ga = student, partial(d_cot_nr, negative=negative, alpha=alpha, **settings), FOCI[focus], True
         self.tokens = self.positions = 0  # real ones, and with padding
     def train(self, *args, **kwargs):
         first = {k: v.to(self.args.device) for k, v in self.student.collate(self.train_dataset[:2]).items()}
@@ -99,8 +100,8 @@ class DistillTrainer(Trainer):
         questions, lengths = len(inputs["input_ids"]), (inputs["labels"] >= 0).sum(-1)
         self.tokens += int(inputs["attention_mask"].sum() + lengths.sum())
         self.positions += inputs["input_ids"].numel() + sum(len(g)*int(lengths[g[0]]) for g in length_groups(lengths))
-        logps = model(**inputs)
-        each = self.loss(logps, inputs["labels"] >= 0, inputs["owner"], inputs["positive"], questions)  # (B,)
+        logps, mask = model(**inputs), inputs["labels"] >= 0
+        each = self.loss(logps, mask, inputs["owner"], inputs["positive"], questions, wrong_mask=self.focus(mask, inputs["focus"]))  # (B,)
         loss = each.sum()/(questions if num_items_in_batch is None else num_items_in_batch)*self.accelerator.num_processes
         return (loss, logps) if return_outputs else loss
     def _get_num_items_in_batch(self, batch_samples, device):
@@ -132,11 +133,12 @@ def last_checkpoint(folder) -> str|None:
     steps = lambda checkpoint: int(checkpoint.name.rpartition("-")[2])
     return next((str(c) for c in sorted(Path(folder).glob("checkpoint-*"), key=steps, reverse=True) if whole(c)), None)
 
-# %% ../nbs/10_training.ipynb #cd00674f
+# %% ../nbs/10_training.ipynb #6434388b
 def train(student:Student,
     rows:list[dict], # encoded examples
     folder,          # for checkpoints; those in it are resumed from
     negative:str|None=None, alpha:float=0.1, settings:dict|None=None, # the negative loss, its weight, its own settings
+    focus:str="all", # what of a wrong rationale the negative loss sees: all, span (the errors marked in it) or first (of them)
     steps:int=300, batch_size:int=16, lr:float=1e-3, warmup:int=20, seed:int=0, progress:bool=False,
     **training_args # any other of `TrainingArguments`
 ) -> Trained:
@@ -145,8 +147,8 @@ def train(student:Student,
     torch.set_flush_denormal(True)
     args = TrainingArguments(**dict(output_dir=str(folder), max_steps=steps, per_device_train_batch_size=batch_size, learning_rate=lr,
         lr_scheduler_type="constant_with_warmup", warmup_steps=warmup, weight_decay=0.01, logging_steps=max(1, steps//20), save_strategy="no", report_to="none",
-        seed=seed, data_seed=seed, remove_unused_columns=False, dataloader_pin_memory=torch.cuda.is_available(), disable_tqdm=not progress) | training_args)
-    trainer = DistillTrainer(student, rows, args, negative, alpha, **(settings or {}))
+        use_cpu=not torch.accelerator.is_available(), seed=seed, data_seed=seed, remove_unused_columns=False, dataloader_pin_memory=torch.cuda.is_available(), disable_tqdm=not progress) | training_args)
+    trainer = DistillTrainer(student, rows, args, negative, alpha, focus, **(settings or {}))
     trainer.remove_callback(PrinterCallback)
     if torch.cuda.is_available(): torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()

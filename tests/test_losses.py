@@ -4,7 +4,7 @@ import math, random
 import pytest
 import torch
 
-from cot_distill.losses import NEGATIVE_LOSSES, d_cot_nr, log1mexp
+from cot_distill.losses import FOCI, NEGATIVE_LOSSES, d_cot_nr, log1mexp
 
 torch.set_num_threads(1)   # on tensors this small threads only wait for each other
 
@@ -79,3 +79,20 @@ def test_log1mexp_is_monotone_and_finite_up_to_zero():
 
 def test_bfloat16_is_computed_in_float32():
     assert log1mexp(torch.tensor([-1e-3], dtype=torch.bfloat16)).dtype == torch.float32
+
+@pytest.mark.parametrize("negative", NEGATIVE_LOSSES)
+def test_focus_is_a_mask_on_wrong_rationales_alone(negative):
+    "As if the tokens outside it were padding; the right rationales keep all of theirs."
+    logps, mask, owner, positive, questions = ragged(3)
+    wrong = torch.rand(mask.shape, generator=torch.Generator().manual_seed(1)) < .5
+    expected = {"all": mask, "span": mask & wrong, "first": torch.zeros_like(mask)}
+    for row, (m, w) in enumerate(zip(mask, wrong)):
+        inside = [i for i in range(len(m)) if m[i] and w[i]]
+        expected["first"][row, inside if len(inside) == m.sum() else inside[:1]] = True
+    for name, see in FOCI.items():
+        seen = torch.where(positive[:, None], mask, expected[name])
+        alone = d_cot_nr(logps, seen, owner, positive, questions, negative) - d_cot_nr(logps, seen, owner, positive, questions)
+        together = d_cot_nr(logps, mask, owner, positive, questions, negative, wrong_mask=see(mask, wrong)) - d_cot_nr(logps, mask, owner, positive, questions)
+        torch.testing.assert_close(together, alone)
+    assert torch.equal(d_cot_nr(logps, mask, owner, positive, questions, negative, wrong_mask=mask), d_cot_nr(logps, mask, owner, positive, questions, negative))
+    assert torch.equal(FOCI["first"](mask, torch.ones_like(mask)), mask)   # nothing known: the whole rationale

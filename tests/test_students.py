@@ -182,3 +182,18 @@ def test_a_long_question_without_spaces_is_cut_too():
     student.max_prompt = len(whole) - 10
     ids = student.encode_prompt(question)
     assert len(ids) <= len(whole) - 10 and student.cut == dict(prompt=1) and ids[-12:] == whole[-12:]
+
+@pytest.mark.parametrize("arch", ["t5", "gpt2"])
+@pytest.mark.parametrize("limit, marked", [(512, "barn freezer market night"), (6, "barn"), (4, "the cold A")])
+def test_focus_is_on_the_tokens_of_a_wrong_span(arch, limit, marked):
+    "Also where the text begins with spaces; a target whose middle is cut keeps what is left, and one that loses every error keeps them all in view."
+    student = small_student(arch, TEXTS, width=32, layers=1, heads=2, max_target=limit)
+    text, question = "  the cold barn freezer " + " ".join(WORDS*2), example(random.Random(0)).question
+    at = ((text.index("barn"), text.index("barn") + len("barn freezer")), (text.rindex("market"), len(text)))
+    row = student.encode(Example(question, (Target(text, "B"),), (Target(text, "A", at), Target(text, "A"), Target("where", "A"))))
+    for ids, focus in zip(row["targets"], row["focus"], strict=True): assert len(ids) == len(focus) <= limit
+    assert all(map(all, (row["focus"][i] for i in (0, 2, 3))))
+    assert student.tokenizer.decode([i for i, f in zip(row["targets"][1], row["focus"][1]) if f], skip_special_tokens=True).split() == marked.split()
+    batch = student.collate([row, {k: v for k, v in row.items() if k != "focus"}])
+    assert batch["focus"].shape == batch["labels"].shape and not batch["focus"][batch["labels"] < 0].any()
+    assert batch["focus"][1].sum() == sum(row["focus"][1]) and batch["focus"][4:].equal(batch["labels"][4:] >= 0)

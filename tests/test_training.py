@@ -1,4 +1,5 @@
 "Interruption, accumulation, and what each method hands to its loss."
+from dataclasses import replace
 
 import pytest
 import torch
@@ -122,3 +123,21 @@ def test_a_base_is_made_once_and_is_another_for_another_recipe(tmp_path):
     assert torch.equal(weights(make()), weights(first)) and times() == made
     assert first.answer_format == "text" and len([*tmp_path.glob("bases/*")]) == 1
     assert not torch.equal(weights(make(steps=3)), weights(first)) and len([*tmp_path.glob("bases/*")]) == 2
+
+def test_bf16_trains_where_there_is_no_accelerator(examples, tmp_path):
+    student = student_of("gpt2")
+    start = weights(student)
+    trained = train(student, [student.encode(e) for e in examples], tmp_path, NEGATIVE, steps=1, batch_size=4, warmup=0, bf16=True)
+    assert trained.steps == 1 and weights(student).isfinite().all() and not torch.equal(weights(student), start)
+
+def test_focus_reaches_the_loss(examples, tmp_path):
+    "The same weights with unmarked errors, others with marked ones; only the marked tokens are pushed."
+    marked = [replace(e, negatives=tuple(replace(t, wrong=((0, 3), (5, 6))) for t in e.negatives)) for e in examples]
+    ends = {}
+    for name, chosen, focus in [("today", examples, {}), *((f"{kind} {focus}", chosen, dict(focus=focus)) for kind, chosen in (("plain", examples), ("marked", marked)) for focus in training.FOCI)]:
+        student = student_of("gpt2")
+        train(student, [student.encode(e) for e in chosen], tmp_path/name, NEGATIVE, steps=3, batch_size=4, alpha=1., warmup=0, **focus)
+        ends[name] = weights(student)
+    assert all(ends["today"].equal(ends[name]) == same for name, same in {"plain all": True, "plain span": True, "plain first": True, "marked all": True, "marked span": False, "marked first": False}.items())
+    assert not ends["marked span"].equal(ends["marked first"])
+    with pytest.raises(ValueError, match="focus='last': choose one of all, span, first"): train(student_of("gpt2"), [{}], tmp_path/"unknown", NEGATIVE, focus="last")
