@@ -55,12 +55,13 @@ def distinct(rationales:list[Rationale]) -> list[Rationale]:
     "Without repetitions, in the order given."
     return list({(canonical(r.text), r.predicted): r for r in reversed(rationales)}.values())[::-1]
 
-# %% ../nbs/05_diversity.ipynb #ef91a7fb
+# %% ../nbs/05_diversity.ipynb #78bf8654
 def select(
     questions:list[Question],
     rationales:list[Rationale], # of these questions and possibly of others
     k:int=1, # right ones per question at most
     m:int=0, # wrong ones per question at most
+    check=None, # (rationale, question) -> Check, which marks the errors in the wrong ones, e.g. `World.check`
 ) -> Examples:
     "The examples of CoT (k=1), d-CoT (k>1) and d-CoT-nR (m>0)."
     if k < 1 or m < 0: raise ValueError(f"k={k}, m={m}: a question needs k of at least 1 right and m of at least 0 wrong rationales")
@@ -71,8 +72,9 @@ def select(
         left_out["rationales unread"] += len(by_question.get(q.id, ())) - len(read)
         kept = distinct(read)
         left_out["rationales repeated"] += len(read) - len(kept)
-        right, wrong = ([Target(r.text, r.predicted) for r in kept if (r.predicted == q.answer) is side] for side in (True, False))
-        if right: examples.append(Example(q, tuple(right[:k]), tuple(wrong[:m])))
+        right, wrong = ([r for r in kept if (r.predicted == q.answer) is side] for side in (True, False))
+        negatives = [Target(r.text, r.predicted, check(r.text, q).wrong if check else ()) for r in wrong[:m]]
+        if right: examples.append(Example(q, tuple(Target(r.text, r.predicted) for r in right[:k]), tuple(negatives)))
         else: left_out["questions without a right rationale"] += 1
     examples.left_out = +left_out
     return examples

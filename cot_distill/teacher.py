@@ -4,28 +4,28 @@
 
 # %% auto #0
 __all__ = ['TYPES', 'TYPICAL', 'Request', 'Completion', 'Rationale', 'Teacher', 'read_row', 'rows', 'load_completions',
-           'save_completions', 'RecordedTeacher', 'LabTeacher', 'chat_response', 'ChatHandler', 'LabServer', 'Pace',
-           'Unanswered', 'read_answer', 'unanswered', 'retry_after', 'Desk', 'run_async', 'EndpointTeacher', 'scrub',
-           'Quote', 'BatchTeacher', 'read_rationales']
+           'save_completions', 'RecordedTeacher', 'LabTeacher', 'chat_response', 'ChatHandler', 'asked_about',
+           'LabServer', 'Pace', 'Unanswered', 'read_answer', 'unanswered', 'retry_after', 'Desk', 'run_async',
+           'EndpointTeacher', 'scrub', 'Quote', 'BatchTeacher', 'read_rationales']
 
-# %% ../nbs/03_teacher.ipynb #434a2591
-import asyncio, gzip, json, os, random, threading, time, uuid
+# %% ../nbs/03_teacher.ipynb #0b7b93b5
+import asyncio, gzip, json, os, random, re, threading, time, uuid
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from email.utils import parsedate_to_datetime
-from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from pathlib import Path
 from types import NoneType
 from typing import Protocol
 from urllib.parse import urlsplit
 
-# %% ../nbs/03_teacher.ipynb #17935e6d
+# %% ../nbs/03_teacher.ipynb #4a38abec
 from fastcore.basics import patch
 from .questions import Question
-from .prompts import PROMPTS, SHOWN, cot_messages, language_named, parse_reply
+from .prompts import MASK, PROMPTS, SHOWN, language_named, parse_reply
 from .ledger import Answer, Ledger, Owner, Price, Prompt, claim, lose, most_prompt_tokens, price_of, prompt_tokens, release, server_name, settle, tokens_in, usd
 
 # %% ../nbs/03_teacher.ipynb #f0e7c67b
@@ -199,7 +199,19 @@ class ChatHandler(BaseHTTPRequestHandler):
         self.wfile.write(body)
     def log_message(self, *args): pass
 
-# %% ../nbs/03_teacher.ipynb #e9410062
+# %% ../nbs/03_teacher.ipynb #782bd945
+def asked_about(messages:list[dict], # as a template of `PROMPTS` makes them
+    world)->tuple[Question, str, str]|None: # question, view, language of the reply; None where no template makes them
+    "What a prompt to the lab's teacher asks for."
+    stem, options, *shown = (messages[-1]["content"] + "\n\n").split("\n\n")
+    choices, answer = dict(re.findall(r"^\(([A-Z])\) (.+)$", options, re.M)), re.findall(r": \(([A-Z])\) ", "".join(shown))
+    for language, grammar in world.grammar.items():
+        if not grammar.meanings(stem): continue
+        question = Question(f"{world.name}-asked", "lab", language, stem, choices, *answer)
+        for view, code in product(PROMPTS, world.grammar):
+            if bool(answer) == (view in SHOWN | {"refill"}) and (view == "refill") == (MASK in stem) and PROMPTS[view](question, code) == messages: return question, view, code
+
+# %% ../nbs/03_teacher.ipynb #85c68d53
 class LabServer(ThreadingHTTPServer):
     "A lab world as an OpenAI-compatible endpoint on this machine, at `url` until `close`."
     daemon_threads, request_queue_size = True, 128
@@ -208,19 +220,14 @@ class LabServer(ThreadingHTTPServer):
         self.world, self.url, self.given, self.lock = world, f"http://127.0.0.1:{self.server_port}/v1", Counter(), threading.Lock()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
-    @cached_property
-    def known(self)->dict[str, tuple[Question, str]]: # messages -> question, language
-        "Every prompt of the world."
-        return {json.dumps(cot_messages(q, code)): (q, code) for split in ("train", "test") for q in self.world.questions(split) for code in self.world.grammar}
-
     def answer(self, asked:dict)->dict: # ValueError for a prompt that is not of this world
         "What the world's teacher says."
         prompt, temperature, n = json.dumps(asked["messages"]), asked.get("temperature", 1.0), asked.get("n") or 1
-        with self.lock: known = self.known
-        if prompt not in known: raise ValueError(f"{self.world.name} has no such question, or it was not asked as `cot_messages` asks")
+        with self.lock: found = asked_about(asked["messages"], self.world)
+        if not found: raise ValueError(f"{self.world.name} has no such question, or it was not asked as the templates of PROMPTS ask")
         with self.lock: first = self.given[prompt, temperature]; self.given[prompt, temperature] += n
-        question, language = known[prompt]
-        return chat_response(self.world.name, [self.world.reply(question, language, "cot", temperature, first + i) for i in range(n)], asked["messages"])
+        question, view, language = found
+        return chat_response(self.world.name, [self.world.reply(question, language, view, temperature, first + i) for i in range(n)], asked["messages"])
 
     def close(self):
         "Stop answering."

@@ -26,7 +26,7 @@ from .questions import LETTERS
 from cot_distill.students import (ANSWER_MARK, ARCHITECTURES, Student, length_groups, load_student, plain_logps, shared_logps,
     small_student)
 
-# %% ../nbs/10_training.ipynb #548374a8
+# %% ../nbs/10_training.ipynb #6727deb4
 @dataclass(frozen=True)
 class Method:
     "How a student is taught."
@@ -34,10 +34,10 @@ class Method:
     rationales: bool = True   # else the answer only
     diverse: bool = False     # several sampled right rationales, else the greedy one
     negative: str|None = None # the loss on wrong rationales
-    def examples(self, questions, rationales, k:int=4, m:int=4) -> Examples:
-        "What this method trains on; `k` and `m` bound right and wrong rationales per question."
+    def examples(self, questions, rationales, k:int=4, m:int=4, check=None) -> Examples:
+        "What this method trains on; `k` and `m` bound right and wrong rationales per question, `check` marks the errors of the wrong ones."
         if not self.rationales: return answer_only(questions)
-        return select(questions, rationales, k=k if self.diverse else 1, m=m if self.negative else 0)
+        return select(questions, rationales, k if self.diverse else 1, m if self.negative else 0, check)
 
 # %% ../nbs/10_training.ipynb #6ec44ad1
 METHODS = {m.name: m for m in (Method("ft", rationales=False), Method("cot"), Method("d-cot", diverse=True),

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cot_distill import experiments
-from cot_distill.experiments import (ARTEFACTS, Artefact, Profile, RunConfig, app, ask_teacher, dry, execute, open_data, open_student, plan, project_root, read_profile,
+from cot_distill.experiments import (ARTEFACTS, Artefact, Profile, RunConfig, app, arm, ask_teacher, dry, execute, open_data, open_student, plan, project_root, read_profile,
     reproduce, results_of, run_config, run_key, typed, write_run)
 from cot_distill.evaluation import metrics, predict
 from cot_distill.figures import read_predictions, read_results
@@ -50,7 +50,7 @@ def test_experiments_have_one_parameters_cell_that_cleaning_keeps(file, tmp_path
 
 def test_every_artefact_has_its_notebook():
     assert {f.stem for f in EXPERIMENTS} == {"run", *ARTEFACTS}
-    assert all(method in METHODS and language in ("native", "en") for a in ARTEFACTS.values() for method, language in a.arms)
+    assert all(a["method"] in METHODS and run_config(**a) for artefact in ARTEFACTS.values() for a in artefact.arms)
 
 @pytest.mark.parametrize("file", sorted((ROOT/"nbs").rglob("*.ipynb")), ids=lambda f: f.stem)
 def test_outputs_name_no_machine(file):
@@ -67,7 +67,7 @@ def test_every_profile_parses():
         assert profile.students and profile.seeds
         for artefact in (name for name, a in ARTEFACTS.items() if a.arms):
             configs = plan(artefact, profile)
-            assert len(set(configs)) == len(configs) == len({c.name for c in configs}) and len(configs) >= len(profile.students)*len(profile.seeds)
+            assert len(set(configs)) == len(configs) and len(configs) >= len(profile.students)*len(profile.seeds)
 
 @pytest.mark.parametrize("value, hub", [("", ""), ("mirror", "mirror"), ("$SOME_MIRROR", "there")])
 def test_hub_of_a_profile(tmp_path, monkeypatch, value, hub):
@@ -127,7 +127,7 @@ pathlib.Path("figures/quick/tiny.md").write_text(str(len([*pathlib.Path(f"data/r
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     "A project of two runs and a table."
-    monkeypatch.setattr(experiments, "ARTEFACTS", dict(tiny=Artefact("Tiny", (("cot", "native"), ("ft", "native")))))
+    monkeypatch.setattr(experiments, "ARTEFACTS", dict(tiny=Artefact("Tiny", (arm("cot"), arm("ft")))))
     notebook(tmp_path/"nbs/experiments/run.ipynb", PARAMETERS, RUN)
     notebook(tmp_path/"nbs/experiments/tiny.ipynb", 'profile = "quick"', TABLE)
     (tmp_path/"settings.ini").write_text("[quick]\nsteps = 2\n")

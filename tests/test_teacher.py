@@ -2,6 +2,7 @@
 import gzip, json, os, signal, subprocess, sys, threading, time
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 import pytest
 import under_fire
@@ -127,6 +128,9 @@ def test_the_lab_behind_a_socket_says_what_the_lab_says(tmp_path):
         for n, temperature in ((1, 0.0), (4, 0.7)):
             requests = [Request(q, code, n=n, temperature=temperature) for q in qs for code in (q.language, "tr")]
             assert [c.text for c in over.complete(requests)] == [c.text for c in LabTeacher(world).complete(requests)]
+        views = [Request(q, q.language, view=view) for q in qs[:4] for view in ("pvc", "nvc", "topic")]
+        views += [Request(replace(q, stem=q.stem.replace(LabTeacher(world).complete([v])[0].text, "[MASK]"), answer=l), q.language, view="refill") for q, v in zip(qs, views[2::3]) for l in q.choices]
+        assert [c.text for c in over.complete(views)] == [c.text for c in LabTeacher(world).complete(views)] and any(c.text.startswith("Question: ") for c in over.complete(views))
         with pytest.raises(RuntimeError, match="no such question"): over.complete([Request(QS[0], "en")])
     finally: server.close()
 
