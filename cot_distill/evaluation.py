@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CausalDecoder', 'Seq2SeqDecoder', 'greedy', 'generate', 'Answer', 'read_answer', 'rank', 'Prediction', 'predict',
-           'wilson', 'Estimate', 'over_seeds', 'Paired', 'paired', 'metrics']
+           'wilson', 'Estimate', 'over_seeds', 'Paired', 'paired', 'metrics', 'confidence', 'vote', 'predict_modes',
+           'mode_metrics']
 
 # %% ../nbs/11_evaluation.ipynb #72a1d72d
 import math, re, unicodedata
@@ -17,9 +18,10 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import DynamicCache, EncoderDecoderCache
 
-# %% ../nbs/11_evaluation.ipynb #104a213c
+# %% ../nbs/11_evaluation.ipynb #a6d8e399
 from .languages import group_of
 from .questions import LETTERS, Question, canonical
+from .views import CONTROLS, shuffled_view, view_of
 from .students import ANSWER_MARK, Student, shared_logps, state_logits, target_text
 
 # %% ../nbs/11_evaluation.ipynb #8dfd3939
@@ -208,3 +210,46 @@ def metrics(predictions:list[Prediction], group=group_of, # language -> head or 
     return dict(accuracy=mean([p.right for p in predictions]), low=low, high=high, right=right, n=n, unread=sum(p.predicted is None for p in predictions),
         ranked=mean([p.ranked == p.answer for p in predictions]), ranked_normalized=mean([p.ranked_normalized == p.answer for p in predictions]),
         steps_right=mean(known("steps_right")), faithful=mean(known("faithful")), by_language=by_language)
+
+# %% ../nbs/11_evaluation.ipynb #48b29ad5
+@torch.no_grad()
+def confidence(student:Student, questions:list[Question], texts:list[str], # one for each question
+    control:str|None=None, batch_size:int=32) -> list[float]: # mean log-probability per token, the ending one included
+    "How likely the student finds what it wrote."
+    found = []
+    for start in range(0, len(questions), batch_size):
+        rows = [dict(prompt=student.encode_prompt(q, control), targets=[student.encode_target(text)], positive=[True])
+            for q, text in zip(questions[start:start + batch_size], texts[start:start + batch_size])]
+        batch = {k: v.to(student.model.device) for k, v in student.collate(rows).items()}
+        found += (shared_logps(student.model, **batch).sum(-1)/(batch["labels"] >= 0).sum(-1)).tolist()
+    return found
+
+# %% ../nbs/11_evaluation.ipynb #0c81b28b
+def vote(direct:Prediction, elimination:Prediction, surer_direct:bool) -> Prediction:
+    "The prediction that two views come to."
+    if direct.predicted == elimination.predicted or elimination.predicted is None: return direct
+    return direct if direct.predicted is not None and surer_direct else elimination
+
+# %% ../nbs/11_evaluation.ipynb #8fd2636b
+def predict_modes(student:Student, questions:list[Question], modes:tuple=("plain",), # as `modes_of` gives them
+    check=None, **decoding) -> dict[str, list[Prediction]]: # mode -> one prediction for each question that has an answer
+    "Test a student in every mode; what was decoded for one is not decoded again for another."
+    questions = [q for q in questions if q.answer]
+    controls = dict(direct=CONTROLS["pvc"], elimination=CONTROLS["nvc"], missing=None, plain=None)
+    found = {mode: predict(student, questions, controls[mode], check, **decoding) for mode in modes if mode in controls}
+    if "vote" in modes:
+        sure = [confidence(student, questions, [p.output for p in found[mode]], controls[mode]) for mode in ("direct", "elimination")]
+        found["vote"] = [vote(d, e, a >= b) for d, e, a, b in zip(found["direct"], found["elimination"], *sure)]
+    if "shuffled" in modes: found["shuffled"] = [d if shuffled_view(q) == "pvc" else e for q, d, e in zip(questions, found["direct"], found["elimination"])]
+    return {mode: found[mode] for mode in modes}
+
+# %% ../nbs/11_evaluation.ipynb #ca7ac4e2
+def mode_metrics(told:dict[str, list[Prediction]], # of `predict_modes`
+    questions:list[Question], group=group_of) -> dict[str, dict]: # mode -> `metrics`, chance, and the share of texts in each view
+    "The metrics of every mode."
+    asked, found = {q.id: q for q in questions}, {}
+    for mode, predictions in told.items():
+        views = [view_of(read_answer(p.output, asked[p.question_id]).rationale, asked[p.question_id]) for p in predictions]
+        found[mode] = metrics(predictions, group) | dict(chance=sum(1/len(asked[p.question_id].choices) for p in predictions)/max(1, len(predictions)),
+            views={view: views.count(view)/len(views) for view in ("pvc", "nvc", "mixed")})
+    return found

@@ -24,16 +24,17 @@ from transformers.utils import logging
 try: from torch.nn import LinearCrossEntropyOptions
 except ImportError: LinearCrossEntropyOptions = None  # before PyTorch 2.13
 
-# %% ../nbs/09_students.ipynb #e680021e
+# %% ../nbs/09_students.ipynb #7e74c03e
 from .questions import Question
 from .diversity import Example
+from .views import CONTROLS
 
 # %% ../nbs/09_students.ipynb #4ad0fd70
 logging.disable_progress_bar()  # of weights being read and written; ours show what takes long
 
-# %% ../nbs/09_students.ipynb #86c746c4
+# %% ../nbs/09_students.ipynb #22f905d9
 ANSWER_MARK = "Answer:"
-CONTROL_TOKENS = ("[Direct election]", "[Elimination method]")  # Paper C
+CONTROL_TOKENS = tuple(CONTROLS.values())  # Paper C
 
 # %% ../nbs/09_students.ipynb #ce1ac921
 def prompt_text(question:Question, control:str|None=None, # one of `CONTROL_TOKENS`

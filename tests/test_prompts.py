@@ -64,7 +64,7 @@ def test_what_is_read_is_cut_and_nothing_else():
 
 from cot_distill.prompts import MASK, PROMPTS, SHOWN, agreement, refilled, topic_words
 
-def test_every_view_is_a_prompt_and_only_two_show_the_answer():
+def test_every_view_is_a_prompt_and_it_is_known_which_show_the_answer():
     masked = Question("q", "test", "en", f"Where is {MASK}?", Q.choices, "B")
     for view, messages in PROMPTS.items():
         system, user = messages(masked, "en")
@@ -72,17 +72,23 @@ def test_every_view_is_a_prompt_and_only_two_show_the_answer():
         assert (user["content"].endswith("Right option: (B) the sea")) == (view in SHOWN)
     with pytest.raises(ValueError, match="shows the right option, and the question has none"): PROMPTS["pvc"](Question("q", "t", "en", "?", Q.choices), "en")
     with pytest.raises(ValueError, match="nothing is masked"): PROMPTS["refill"](Q, "en")
-    for view in SHOWN: assert "in Bulgarian" in PROMPTS[view](Q, "bg")[0]["content"]
+    for view in SHOWN - {"target"}: assert "in Bulgarian" in PROMPTS[view](Q, "bg")[0]["content"]
 
-@pytest.mark.parametrize("text, words", [("1. wet fish\n2) Sea", ["wet fish", "sea"]), ("«sea», \n• SEA", ["sea"]), ("seas\nnothing", []), ("", []), (None, [])])
-def test_topic_words_are_found_in_the_question(text, words): assert topic_words(text, Question("q", "t", "en", "Does a wet fish like the sea?", Q.choices)) == words
+@pytest.mark.parametrize("text, words", [("1. wet fish\n2) Sea", ["wet fish", "Sea"]), ("«sea», \n• SEA", ["SEA"]), ("**a wet fish**, the sea; fish", ["a wet fish", "the sea", "fish"]),
+    ("Topic words:\n- sea", ["Topic words", "sea"]), ("---\n", []), ("", []), (None, [])])
+def test_topic_words_are_read_as_they_are_named(text, words): assert topic_words(text) == words
 
 @pytest.mark.parametrize("text, stem", [
-    ("Question: Does a dry cat like milk?", "Does a dry cat like milk?"), ("**Question:** does a dry cat like milk?", "does a dry cat like milk?"),
-    ("Sure!\nQuestion: Does a  cat like milk?", "Does a  cat like milk?"), ("Question: Does the cat like milk?", None), ("Question: Does a cat like milk? Yes.", None),
-    ("Question: Does a like ?", None), ("I cannot.", None), ("", None), (None, None)])
+    ("Question: Does a dry cat like milk?", "Does a dry cat like milk?"), ("**Question:** does a dry cat like milk?", "Does a dry cat like milk?"),
+    ("Sure!\nQuestion: Does a  cat like milk?", "Does a cat like milk?"), ("Question: Does an owl like milk?", "Does an owl like milk?"), ('Question: "Does a cat like milk?"', "Does a cat like milk?"), ("Question: Does the cat like milk?", None), ("Question: Does a cat like milk? Yes.", None),
+    ("Question: Does a like ?", None), ("Question: Does a cat likemilk?", None), ("Question: Does another cat like milk?", None), ("I cannot.", None), ("", None), (None, None)])
 def test_a_refill_keeps_the_other_words(text, stem):
     got, why = refilled(text, Question("q", "t", "en", f"Does a {MASK} like {MASK}?", Q.choices, "B"))
     assert (got, got is None) == (stem, bool(why))
 
 def test_agreement(): assert agreement([], "A") == 0 and agreement([parse_reply(t, Q) for t in ("Answer: (A)", "", "Answer: (B)", "Answer: (A)")], "A") == 0.5
+
+@pytest.mark.parametrize("masked, said, stem", [
+    ("The _____ is [MASK]", "Question: The _____ is smoother", "The _____ is smoother"), ("The _____ is [MASK]", "Question: The ___ is smoother", "The _____ is smoother"),
+    ("[MASK] ran  on [MASK].", "Question: Ann ran on sand.", "Ann ran  on sand."), ("At 5 m² [MASK]", "Question: At 5 m2 it rains", "At 5 m² it rains"), ("[MASK]", "Question: anything", "anything")])
+def test_what_was_not_masked_stays_to_the_letter(masked, said, stem): assert refilled(said, Question("q", "t", "en", masked, Q.choices, "B")) == (stem, None)
