@@ -21,8 +21,8 @@ from .prompts import MASK, REFUSAL, SLOT, Reply, agreement, fills, parse_reply, 
 from .questions import Question, Questions, canonical, check_name, draw
 from .teacher import Completion, Request
 
-# %% ../nbs/06_counterfactual.ipynb #ae6f5876
-ENDINGS = [(re.compile(ending), base) for ending, base in (("['’]s?$", ""), ("ies$", "y"), ("ied$", "y"), ("(?:(?<=[sxz])|(?<=[cs]h))es$", ""), ("(?<!s)s$", ""),
+# %% ../nbs/06_counterfactual.ipynb #e4fcc14b
+ENDINGS = [(re.compile(ending), base) for ending, base in (("ies$", "y"), ("ied$", "y"), ("(?:(?<=[sxz])|(?<=[cs]h))es$", ""), ("(?<!s)s$", ""),
     ("ed$", ""), ("ed$", "e"), ("ing$", ""), ("ing$", "e"), (r"([^aeiou])\1(?:ed|ing)$", r"\1"))]
 
 def bases(word:str)->set[str]: # in lower case
@@ -30,8 +30,8 @@ def bases(word:str)->set[str]: # in lower case
     word = word.casefold()
     return {word} | {base for ending, rest in ENDINGS if len(base := ending.sub(rest, word)) > 2}
 
-# %% ../nbs/06_counterfactual.ipynb #b7efb4be
-WORD = re.compile(r"\w+(?:['’]\w+)*['’]?")
+# %% ../nbs/06_counterfactual.ipynb #b534a370
+WORD = re.compile(r"(?<!['’])\b\w+(?:['’](?!s\b)\w+)*") # a possessive 's is not part of its word, and stays visible
 
 def locate(phrase:str, text:str)->list[tuple[int, int]]: # (start, end) of every occurrence; empty when there is none
     "Where `phrase` stands in `text`: in any case, any regular form of its words, and without an article before it."
@@ -93,7 +93,7 @@ def targets(question:Question, strategy:str="random", seed:int=0)->list[str]: # 
     others = [letter for letter in question.choices if letter != question.answer]
     return others if strategy == "each" else [others[int(draw(question.id, f"target {seed}")*len(others))]]
 
-# %% ../nbs/06_counterfactual.ipynb #b3cdd317
+# %% ../nbs/06_counterfactual.ipynb #9c29cc4a
 def refill_fault(stem:str, masked:str, # new, and with its masks
                  original:Question, target:str)->str|None: # the reason, or None
     "What is wrong with a refilled question."
@@ -101,7 +101,7 @@ def refill_fault(stem:str, masked:str, # new, and with its masks
     if canonical(stem) == canonical(original.stem): return "same as the original"
     named = lambda text: len(locate(original.choices[target], text))
     if named(stem) > named(masked): return "names the answer"
-    odd = any(not re.search(r"\w", f) or re.search(r"[?\n\[\]_]|\([A-Z]\)|\banswer:", f, re.I) for f in filled)
+    odd = any(not re.search(r"\w", f) or re.search(r"[?\n\[\]]|\([A-Z]\)|\banswer:", f, re.I) for f in filled)
     twice = lambda text: len(re.findall(r"\b(\w+) \1\b", text, re.I))
     return "not well formed" if odd or twice(stem) > twice(original.stem) else None
 

@@ -10,10 +10,11 @@ __all__ = ['CONTROLS', 'MODES', 'view_requests', 'names_option', 'forgotten', 'v
 import re
 from collections import Counter
 
-# %% ../nbs/07_views.ipynb #e2c0da49
+# %% ../nbs/07_views.ipynb #6e00801f
 from .counterfactual import locate
-from .diversity import Example, Examples, Target, distinct
+from .diversity import Example, Examples, Target
 from .languages import rationale_language
+from .prompts import answer_statements
 from .questions import Question, draw
 from .teacher import Rationale, Request
 
@@ -43,12 +44,13 @@ def view_of(text:str, question:Question)->str: # pvc, nvc, mixed, or "" where th
     left, wrong = len(forgotten(text, question)), len(question.choices) - 1
     return "" if not text.strip() else "nvc" if left == 0 else "pvc" if left == wrong else "mixed"
 
-# %% ../nbs/07_views.ipynb #62916a34
+# %% ../nbs/07_views.ipynb #fcf58b16
 def view_fault(rationale:Rationale, question:Question)->str|None: # the reason, or None
     "Why a rationale is not the view it was asked for."
     if rationale.predicted is None: return rationale.reason
     if rationale.predicted != question.answer: return "ends in another option"
     if not rationale.text: return "no reasoning"
+    if any(named - {question.answer} for _, _, named, _ in answer_statements(rationale.text, question.choices)): return "contradicts itself"
     return "forgets an option" if rationale.view == "nvc" and forgotten(rationale.text, question) else None
 
 def view_examples(
@@ -59,7 +61,7 @@ def view_examples(
 )->Examples:
     "The examples of multi-view distillation."
     said, examples, left_out = {}, Examples(), Counter()
-    for r in distinct(rationales): said.setdefault((r.question_id, r.view), []).append(r)
+    for r in rationales: said.setdefault((r.question_id, r.view), []).append(r)
     for q in questions:
         for view in views:
             faults = [view_fault(r, q) for r in said.get((q.id, view), [])]
