@@ -243,13 +243,17 @@ def predict_modes(student:Student, questions:list[Question], modes:tuple=("plain
     if "shuffled" in modes: found["shuffled"] = [d if shuffled_view(q) == "pvc" else e for q, d, e in zip(questions, found["direct"], found["elimination"])]
     return {mode: found[mode] for mode in modes}
 
-# %% ../nbs/11_evaluation.ipynb #ca7ac4e2
+# %% ../nbs/11_evaluation.ipynb #975e2dbf
 def mode_metrics(told:dict[str, list[Prediction]], # of `predict_modes`
-    questions:list[Question], group=group_of) -> dict[str, dict]: # mode -> `metrics`, chance, and the share of texts in each view
+    questions:list[Question], group=group_of,
+    cued=None, # question -> the option that a spurious cue points to, or None, e.g. `World.cued`
+) -> dict[str, dict]: # mode -> `metrics`, chance, the share of texts in each view, and how often a misleading cue is followed
     "The metrics of every mode."
     asked, found = {q.id: q for q in questions}, {}
     for mode, predictions in told.items():
+        pointed = [(p, cued(asked[p.question_id])) for p in predictions] if cued else []
+        misled = [p.predicted == letter for p, letter in pointed if letter not in (None, p.answer)]
         views = [view_of(read_answer(p.output, asked[p.question_id]).rationale, asked[p.question_id]) for p in predictions]
         found[mode] = metrics(predictions, group) | dict(chance=sum(1/len(asked[p.question_id].choices) for p in predictions)/max(1, len(predictions)),
-            views={view: views.count(view)/len(views) for view in ("pvc", "nvc", "mixed")})
+            views={view: views.count(view)/len(views) for view in ("pvc", "nvc", "mixed")}, follows_cue=sum(misled)/len(misled) if misled else None)
     return found

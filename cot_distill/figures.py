@@ -6,7 +6,7 @@
 __all__ = ['METHODS', 'PROPORTIONS', 'SHARES', 'STYLE', 'MARKS', 'Look', 'label', 'read_record', 'read_results',
            'read_predictions', 'one_per_seed', 'summarise', 'by_language', 'by_test', 'paired_differences',
            'clear_best', 'off_zero', 'intervals', 'bracketed', 'spread', 'latex', 'write_table', 'Plot', 'plot_methods',
-           'plot_matrix', 'contrast', 'write_rationales', 'plot_rationales', 'save_figure']
+           'plot_matrix', 'contrast', 'ending', 'write_rationales', 'plot_rationales', 'save_figure']
 
 # %% ../nbs/12_figures.ipynb #3c67669f
 import json, re, warnings
@@ -26,7 +26,7 @@ from pandas import DataFrame, Series
 # %% ../nbs/12_figures.ipynb #898d9953
 from .questions import draw
 
-# %% ../nbs/12_figures.ipynb #1b5afc70
+# %% ../nbs/12_figures.ipynb #08b06d80
 class Look(NamedTuple):
     "How a method appears in tables and figures."
     label: str
@@ -45,7 +45,7 @@ METHODS = {
     "counterfactual+multi-view": Look("Counterfactual + multi-view", "#000000", ">"),
     "cot+ordinary": Look("CoT + ordinary", "#56B4E9", "p"),
     "multi-view+ordinary": Look("Multi-view + ordinary", "#332288", "h"),
-    "multi-view/no-nvc": Look("Multi-view − NVC", "#332288", "1"),
+    "multi-view/no-nvc": Look("Multi-view − NVC", "#332288", "3"),
     "counterfactual+multi-view/no-pvc": Look("whole − PVC", "#000000", "2"),
     "counterfactual+multi-view/no-nvc": Look("whole − NVC", "#000000", "1"),
     "counterfactual+multi-view/no-filter": Look("whole − filter", "#000000", "x"),
@@ -324,8 +324,12 @@ def contrast(
     order = sorted(pairs.index, key=lambda i: draw(pairs.question_id[i], "contrast"))
     return pairs.loc[order].groupby("outcome", sort=True).head(each).sort_values("outcome", kind="stable", ignore_index=True)
 
-# %% ../nbs/12_figures.ipynb #b5f9cce5
+# %% ../nbs/12_figures.ipynb #0427699d
 MARKS = {"right": ("✓", "#1b7837"), "wrong": ("✗", "#b2182b"), "unsupported": ("?", "#777777"), "": ("·", "#333333")} # of steps; "": nobody checked
+
+def ending(pair, side:str) -> str: # `side`: first or second
+    "The option that a rationale ends in."
+    return f"→ {pair[f'predicted_{side}'] if isinstance(pair[f'predicted_{side}'], str) else 'unread'}"
 
 def write_rationales(
     pairs:DataFrame, # of `contrast`, with the columns question and steps
@@ -334,7 +338,7 @@ def write_rationales(
 ) -> "Markdown":
     "Write rationales side by side as `<name>.md` and, a row for each step, `<name>.csv`."
     from IPython.display import Markdown
-    told = lambda p, side: "<br>".join([*(f"{MARKS[s['verdict']][0]} {s['sentence']}" for s in p[f"steps_{side}"]), f"**→ {p[f'predicted_{side}'] or 'unread'}**"])
+    told = lambda p, side: "<br>".join([*(f"{MARKS[s['verdict']][0]} {s['sentence']}" for s in p[f"steps_{side}"]), f"**{ending(p, side)}**"])
     table = DataFrame([{"outcome": f"{p.outcome} ({p.share:.0%})", "question": p.question_first.strip().replace("\n", "<br>") + f"<br>(key: {p.answer_first})", names[0]: told(p, "first"), names[1]: told(p, "second")}
         for _, p in pairs.iterrows()])
     steps = [dict(question_id=p.question_id, outcome=p.outcome, share=p.share, student=who, step=i, sentence=s["sentence"], verdict=s["verdict"], predicted=p[f"predicted_{side}"], answer=p.answer_first)
@@ -345,7 +349,7 @@ def write_rationales(
     DataFrame(steps).to_csv(folder/f"{name}.csv", index=False, lineterminator="\n")
     return Markdown(written)
 
-# %% ../nbs/12_figures.ipynb #032231dd
+# %% ../nbs/12_figures.ipynb #7317b00a
 def plot_rationales(pairs:DataFrame, names:tuple[str, str], width:float=7) -> Plot: # as for `write_rationales`; inches
     "Rationales side by side, each step in the colour of its verdict."
     lines = lambda text, chars: wrap(text, chars) or [""]
@@ -354,7 +358,7 @@ def plot_rationales(pairs:DataFrame, names:tuple[str, str], width:float=7) -> Pl
         sides = []
         for side in ("first", "second"):
             steps = [(line, MARKS[s["verdict"]][1]) for s in p[f"steps_{side}"] for line in lines(f"{MARKS[s['verdict']][0]} {s['sentence']}", int(8.2*width))]
-            sides.append([*steps, (f"→ {p[f'predicted_{side}'] or 'unread'}", "#000000")])
+            sides.append([*steps, (ending(p, side), "#000000")])
         blocks.append((lines(f"{p.question_first.strip()} (key: {p.answer_first}; {p.outcome}: {p.share:.0%} of the questions)".replace("\n", " "), int(17*width)), sides))
     rows = 1.5 + sum(len(head) + max(map(len, sides)) + 1 for head, sides in blocks)
     with rc_context(STYLE):

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from matplotlib import rc_context
 
-from cot_distill.figures import METHODS, STYLE, Plot, by_language, paired_differences, plot_methods, read_predictions, read_results, save_figure, summarise, write_table
+from cot_distill.figures import (METHODS, STYLE, Plot, by_language, by_test, contrast, paired_differences, plot_matrix, plot_methods, plot_rationales, read_predictions, read_results,
+    save_figure, summarise, write_rationales, write_table)
 
 def record(method="cot", seed=0, scores=None, config=None, **metrics):
     scores = scores or dict(en=(6, 10))
@@ -145,7 +146,39 @@ def lab(color, seen):
 
 @pytest.mark.parametrize("seen", SEEN)
 def test_colours_stay_apart(seen):
-    seen_as = {m: lab(look.color, SEEN[seen]) for m, look in METHODS.items()}
-    near = {(a, b): np.linalg.norm(seen_as[a] - seen_as[b]) for a, b in itertools.combinations(METHODS, 2)}
+    colours = {look.color for look in METHODS.values()}  # a control and an ablation have that of their method
+    near = {(a, b): np.linalg.norm(lab(a, SEEN[seen]) - lab(b, SEEN[seen])) for a, b in itertools.combinations(colours, 2)}
     assert min(near.values()) > 15, min(near, key=near.get)
     assert len({look.marker for look in METHODS.values()}) == len(METHODS)
+
+# test sets and modes
+
+def test_by_test_unfolds_what_a_run_was_tested_on(results):
+    scores = lambda a: dict(accuracy=a, n=50, chance=.2, by_language={}, views=dict(pvc=.1, nvc=.9, mixed=0.))
+    transfer = dict(own=dict(direct=scores(.5), vote=scores(.6)), other=dict(direct=scores(.3), vote=scores(.2)))
+    read = by_test(results(record("cot", transfer=transfer), record("cot", 1, transfer=transfer)))
+    assert list(zip(read.test, read["mode"], read["first"]))[:4] == [("own", "direct", True), ("own", "vote", False), ("other", "direct", True), ("other", "vote", False)]
+    assert "by_language" not in read and list(read.written_nvc) == [.9]*8
+    cells = summarise(read, ["method", "test", "mode"])
+    assert list(cells["mean"]) == [.5, .6, .3, .2] and set(cells.seeds) == {2}
+
+def told(**answers): return pd.DataFrame([dict(question_id=q, question=f"{q}?", answer="A", predicted=p, right=p == "A", steps=[dict(sentence="So it is.", verdict="")]) for q, p in answers.items()])
+
+def test_each_outcome_is_shown_by_a_question_that_chance_picks():
+    pairs = contrast(told(a="A", b="A", c="B", d="B", e=None), told(a="A", b="B", c="A", d="B", e="B"))
+    assert list(pairs.outcome) == ["both right", "both wrong", "only the first right", "only the second right"] and list(pairs.share) == [.2, .4, .2, .2]
+    with pytest.raises(ValueError, match="share 1 questions"): contrast(told(a="A", b="A"), told(a="A"))
+
+def test_rationales_side_by_side_are_written_step_by_step(tmp_path):
+    pairs = contrast(told(a="A", b=None), told(a="A", b="B"))
+    shown = write_rationales(pairs, ("one", "two"), "pair", tmp_path, "Two.").data
+    assert shown == (tmp_path/"pair.md").read_text() and "**→ unread**" in shown and "· So it is." in shown
+    steps = pd.read_csv(tmp_path/"pair.csv")
+    assert len(steps) == 4 and set(steps.student) == {"one", "two"}
+    save_figure(plot_rationales(pairs, ("one", "two")), "pair", tmp_path, "Two.")
+
+def test_a_matrix_frames_what_was_trained_on(tmp_path):
+    cells = pd.DataFrame([dict(benchmark=b, method="ft", test=t, mean=.3, low=.2, high=.4, seeds=3, n=9) for b in ("x", "y") for t in ("x", "y", "z")])
+    figure = plot_matrix(cells, ["benchmark", "method"], chance=dict(x=.2))
+    assert len(figure.axes[0].patches) == 2 and len(figure.axes[0].texts) == 6 and "30\n[20, 40]" in {t.get_text() for t in figure.axes[0].texts}
+    save_figure(figure, "matrix", tmp_path, "A matrix.")
