@@ -124,7 +124,7 @@ def rank(student:Student, questions:list[Question], control:str|None=None, batch
             ranked.append(tuple(LETTERS[int(scores[mine].argmax())] for scores in (total, mean)))
     return ranked
 
-# %% ../nbs/11_evaluation.ipynb #48aec53a
+# %% ../nbs/11_evaluation.ipynb #d3cb6f31
 @dataclass(frozen=True)
 class Prediction:
     "What a student said to one question."
@@ -139,8 +139,10 @@ class Prediction:
     ranked_normalized: str # most likely option per token
     steps_right: float|None = None # share of the rationale's steps that are right, where a checker exists
     faithful: bool|None = None     # every step right, none missing
+    repeats: bool|None = None      # does it state a misconception of the teacher's?
+    said_in: str|None = None       # language of the rationale, where one can be read
 
-# %% ../nbs/11_evaluation.ipynb #3950f9c6
+# %% ../nbs/11_evaluation.ipynb #e35f20b9
 def predict(student:Student, questions:list[Question], control:str|None=None, check=None, # (rationale, question) -> Check, e.g. `World.check`
     **decoding) -> list[Prediction]:
     "Decode, read, rank and check every question that has an answer."
@@ -150,7 +152,7 @@ def predict(student:Student, questions:list[Question], control:str|None=None, ch
         said = read_answer(text, q, student.answer_format)
         checked = check(said.rationale, q) if check else None
         predictions.append(Prediction(q.id, q.language, q.answer, said.predicted, said.predicted == q.answer, said.reason, text, plain, normalized,
-            checked and checked.right_share, checked and checked.faithful))
+            *((checked.right_share, checked.faithful, checked.repeats, checked.language) if checked else ())))
     return predictions
 
 # %% ../nbs/11_evaluation.ipynb #b50b5e5e
@@ -197,7 +199,7 @@ def paired(first:list[Prediction], second:list[Prediction]) -> Paired:
     only_first, only_second = sum(a[k] and not b[k] for k in a), sum(b[k] and not a[k] for k in a)
     return Paired((only_first - only_second)/max(1, len(a)), only_first, only_second, float(binomtest(only_first, max(1, only_first + only_second)).pvalue))
 
-# %% ../nbs/11_evaluation.ipynb #15a5f0e8
+# %% ../nbs/11_evaluation.ipynb #d2e22943
 def metrics(predictions:list[Prediction], group=group_of, # language -> head or tail
 ) -> dict: # plain numbers, ready for JSON
     "Accuracy and its companions, overall and per language."
@@ -209,7 +211,8 @@ def metrics(predictions:list[Prediction], group=group_of, # language -> head or 
     low, high = wilson(right, n)
     return dict(accuracy=mean([p.right for p in predictions]), low=low, high=high, right=right, n=n, unread=sum(p.predicted is None for p in predictions),
         ranked=mean([p.ranked == p.answer for p in predictions]), ranked_normalized=mean([p.ranked_normalized == p.answer for p in predictions]),
-        steps_right=mean(known("steps_right")), faithful=mean(known("faithful")), by_language=by_language)
+        steps_right=mean(known("steps_right")), faithful=mean(known("faithful")), repeats=mean(known("repeats")),
+        native=mean([p.said_in == p.language for p in predictions if p.said_in]), by_language=by_language)
 
 # %% ../nbs/11_evaluation.ipynb #48b29ad5
 @torch.no_grad()

@@ -6,7 +6,8 @@
 __all__ = ['METHODS', 'PROPORTIONS', 'SHARES', 'STYLE', 'MARKS', 'Look', 'label', 'read_record', 'read_results',
            'read_predictions', 'one_per_seed', 'summarise', 'by_language', 'by_test', 'paired_differences',
            'clear_best', 'off_zero', 'intervals', 'bracketed', 'spread', 'latex', 'write_table', 'Plot', 'plot_methods',
-           'plot_matrix', 'contrast', 'ending', 'write_rationales', 'plot_rationales', 'save_figure']
+           'plot_matrix', 'contrast', 'ending', 'write_rationales', 'plot_rationales', 'measured', 'paired_effect',
+           'plot_effects', 'plot_doses', 'text_box', 'plot_pipeline', 'save_figure']
 
 # %% ../nbs/12_figures.ipynb #3c67669f
 import json, re, warnings
@@ -99,9 +100,9 @@ def read_predictions(
     if file.exists(): return pd.read_parquet(file)
     raise FileNotFoundError(f"no predictions beside {run}.json in {folder}; delete that record and run `cot-distill reproduce` again")
 
-# %% ../nbs/12_figures.ipynb #9632edc3
+# %% ../nbs/12_figures.ipynb #b771ce75
 PROPORTIONS = ("accuracy", "ranked", "ranked_normalized", "faithful")  # of `n` questions
-SHARES = (*PROPORTIONS, "steps_right", "unread")  # between 0 and 1, and so are the ends of their intervals
+SHARES = (*PROPORTIONS, "steps_right", "repeats", "native", "unread")  # between 0 and 1, and so are the ends of their intervals
 
 def one_per_seed(runs:DataFrame, what:str):
     "Raise ValueError if a seed occurs twice."
@@ -372,6 +373,106 @@ def plot_rationales(pairs:DataFrame, names:tuple[str, str], width:float=7) -> Pl
             for x, side in zip((.03, .52), sides):
                 for i, (line, colour) in enumerate(side): at(x, y + i, line, color=colour)
             y += max(map(len, sides)) + 1
+    return fig
+
+# %% ../nbs/12_figures.ipynb #c1ecedf4
+def measured(runs:DataFrame, # of `read_results`
+    measure:str, # a column, or "column at test set" in the first mode of the run
+) -> list[float]:
+    "One value per run."
+    name, _, test = measure.partition(" at ")
+    return runs[name].tolist() if not test else [next(iter(transfer[test].values()))[name] for transfer in runs.transfer]
+
+# %% ../nbs/12_figures.ipynb #e45d6cee
+def paired_effect(
+    better:DataFrame|None, than:DataFrame|None, # runs of `read_results`; None for no runs
+    measure:str="accuracy",
+) -> DataFrame: # student, mean, low, high, seeds, n
+    "Mean difference between runs of the same student and seed."
+    if better is None or than is None: return DataFrame(columns=["student", "mean", "low", "high", "seeds", "n"])
+    sides = [runs[["student", "seed", "run", "n"]].assign(value=measured(runs, measure)) for runs in (better, than)]
+    pairs = sides[0].merge(sides[1][["student", "seed", "value"]], on=["student", "seed"], suffixes=("", "_other"))
+    return summarise(pairs.assign(difference=pairs.value - pairs.value_other), ["student"], "difference")
+
+# %% ../nbs/12_figures.ipynb #324459b0
+def plot_effects(
+    cells:DataFrame, # mean, low, high; `rows` and perhaps `series`
+    rows:str, # column with one name per line of the figure
+    series:str="student", # column told apart by colour
+    xlabel:str="difference (percentage points)", scale:float=100,
+    size:tuple[float, float]|None=None, # width and height in inches; by the number of rows if None
+) -> Plot:
+    "Every difference as a dot with its 95% interval, on a line of its own."
+    names, kinds, colours = [*dict.fromkeys(cells[rows])], [*dict.fromkeys(cells[series])], ["#0072B2", "#D55E00", "#117733", "#882255"]
+    with rc_context(STYLE | {"axes.grid.axis": "x"}):
+        fig = Plot(figsize=size or (7, .6 + .2*len(names)))
+        ax = fig.subplots()
+        for i, kind in enumerate(kinds):
+            some = cells[cells[series] == kind]
+            y = [names.index(name) + (i - (len(kinds) - 1)/2)*.3 for name in some[rows]]
+            ax.errorbar(some["mean"]*scale, y, xerr=[(some["mean"] - some.low)*scale, (some.high - some["mean"])*scale], fmt="o", color=colours[i%4], label=str(kind))
+        ax.axvline(0, color="#555555", lw=.8)
+        ax.set(yticks=range(len(names)), yticklabels=names, xlabel=xlabel, ylim=(len(names) - .5, -.5))
+        if len(kinds) > 1: fig.legend(loc="outside upper right", ncols=len(kinds))
+    return fig
+
+# %% ../nbs/12_figures.ipynb #367f020a
+def plot_doses(
+    panels:list[tuple[str, DataFrame, str, str|None]], # title; cells with mean, low, high; column along x; column told apart by colour, or None
+    ylabel:str="difference (percentage points)", scale:float=100,
+    columns:int=3,
+) -> Plot:
+    "A difference over the values of a knob, one panel per question; where it crosses zero its sign changes."
+    colours, height = ["#0072B2", "#D55E00", "#117733", "#882255", "#E69F00"], -(-len(panels)//columns)
+    with rc_context(STYLE):
+        fig = Plot(figsize=(2.4*columns, 2.2*height))
+        axes = fig.subplots(height, columns, squeeze=False).flat
+        for ax, (title, cells, x, series) in zip(axes, panels):
+            places = sorted(dict.fromkeys(cells[x]))
+            for i, (name, line) in enumerate(cells.groupby(series, sort=False) if series else [(None, cells)]):
+                at = [places.index(p) + .08*i for p in line[x]]
+                ax.errorbar(at, line["mean"]*scale, [(line["mean"] - line.low)*scale, (line.high - line["mean"])*scale], fmt="o-", color=colours[i%5], label=None if name is None else f"{series} {name}")
+            ax.axhline(0, color="#555555", lw=.8)
+            ax.set(xticks=range(len(places)), xticklabels=[f"{p:g}" if isinstance(p, float) else str(p) for p in places], xlabel=x, title=title)
+            if series: ax.legend(fontsize=6)
+        for ax in [*axes]: ax.axis("off")
+        fig.supylabel(ylabel, fontsize=8)
+    return fig
+
+# %% ../nbs/12_figures.ipynb #bf699e44
+def text_box(ax, x:float, y:float, width:float, # of its left upper corner, in the units of the axes; of the box
+    lines:list[str], colour:str="#555555") -> float: # y of its lower edge
+    "A framed text."
+    height = .052*len(lines) + .035
+    ax.add_patch(Rectangle((x, y - height), width, height, fill=False, ec=colour, lw=1))
+    ax.text(x + width/2, y - height/2, "\n".join(lines), ha="center", va="center", fontsize=6.5, linespacing=1.25)
+    return y - height
+
+# %% ../nbs/12_figures.ipynb #3943846b
+def plot_pipeline(
+    example, # an `Example` with right and wrong rationales
+    teacher:str, student:str, negative:str="L_{nR}", # how they are called
+    size:tuple[float, float]=(7, 3.6), # width and height in inches
+) -> Plot:
+    "From a question through its right and wrong rationales to the two terms of the loss."
+    q, arrow = example.question, dict(arrowstyle="-|>", color="#555555", lw=.9)
+    said = [(t, "✓", "#0072B2") for t in example.positives] + [(t, "✗", "#D55E00") for t in example.negatives]
+    with rc_context(STYLE):
+        fig = Plot(figsize=size)
+        ax = fig.add_axes((0, 0, 1, 1)); ax.set(xlim=(0, 1), ylim=(0, 1)); ax.axis("off")
+        for x, head in ((.13, f"question ({q.language})"), (.5, f"rationales of {teacher}"), (.87, f"loss of {student}")): ax.text(x, .96, head, ha="center", weight="bold", fontsize=8)
+        text_box(ax, .01, .72, .24, [*wrap(q.stem, 34), *(f"{'✓' if l == q.answer else '  '} ({l}) {c}" for l, c in q.choices.items())])
+        y, middles = .91, {"✓": [], "✗": []}
+        for target, mark, colour in said:
+            errors = ", ".join(dict.fromkeys(target.text[a:b] for a, b in target.wrong))
+            low = text_box(ax, .32, y, .37, [*wrap(f"{mark} {target.text} → {q.choices[target.answer]}", 58), *[f"wrong: {errors}"]*bool(errors)], colour)
+            ax.annotate("", (.315, (y + low)/2), (.255, .55), arrowprops=arrow)
+            middles[mark].append((y + low)/2); y = low - .03
+        for mark, formula, colour in (("✓", r"$-\log p(r^+, y\mid x)$", "#0072B2"), ("✗", rf"$+\ \alpha\,{negative}(r^-)$", "#D55E00")):
+            if not middles[mark]: continue
+            middle = sum(middles[mark])/len(middles[mark])
+            text_box(ax, .77, middle + .045, .21, [formula], colour)
+            for m in middles[mark]: ax.annotate("", (.765, middle), (.695, m), arrowprops=arrow)
     return fig
 
 # %% ../nbs/12_figures.ipynb #ddee6959

@@ -326,7 +326,7 @@ FAMILIES = dict(two_hop=("brings", "has"), eight=("brings", "has"), three_hop=("
 STYLES = ("paraphrase", "order", "elimination", "extra")
 CUES = ("holds", "reversed", "random", "absent")
 
-# %% ../nbs/01_lab.ipynb #2df4b77f
+# %% ../nbs/01_lab.ipynb #0fdcb92d
 @dataclass
 class World:
     "The facts of one fair, the questions about them, the teacher who believes most of them, and what a base student has read."
@@ -349,6 +349,7 @@ class World:
     parallel: float|dict = 1.0   # share of words whose English translation is read, per language
     noise: float|dict = 0.0      # share of these translations that are wrong, per language
     switching: float|dict = 1.0  # code-switched sentences, as a share of the others, per language
+    anchors: float|dict = 0.0    # share of training questions that are read beside their English wording, without an answer, per language
     # the teacher
     unsure: float|dict = 0.3     # share of facts on which it wavers, per language
     misconceptions: float = 0.0  # share of facts that it gets wrong every time, in every language
@@ -376,13 +377,13 @@ def name(self:World) -> str: return f"lab{self.seed}"
 @patch
 def group_of(self:World, language:str) -> str: return "head" if language in self.head else "tail"
 
-# %% ../nbs/01_lab.ipynb #d5958c53
+# %% ../nbs/01_lab.ipynb #e9e16fa0
 @patch
 def fault(self:World) -> str|None:
     "What is wrong with the knobs, with the remedy; None when nothing is."
     for knob, names in dict(languages=LEXICON, head=LEXICON, families=FAMILIES, styles=STYLES).items():
         for name in getattr(self, knob): check_name(knob, name, names)
-    for knob in ("shared", "test_share", "asked", "cue", "coverage", "private", "parallel", "noise", "switching", "unsure", "misconceptions", "common"):
+    for knob in ("shared", "test_share", "asked", "cue", "coverage", "private", "parallel", "noise", "switching", "anchors", "unsure", "misconceptions", "common"):
         value, limit = getattr(self, knob), " and below 1" if knob == "test_share" else " and at most 1"
         for share in value.values() if isinstance(value, dict) else (value,):
             if share is not None and not (0 <= share <= 1 - (knob == "test_share")*1e-9): return f"{knob}={share}: choose a share of at least 0{limit}"
@@ -731,7 +732,7 @@ def levels(self:World, questions:Questions): # DataFrame, one row per family
     each = [dict(family=q.benchmark, questions=1, guessing=1/len(q.choices), cue=None if (c := self.cued(q)) is None else float(c == q.answer), teacher=float(right(q))) for q in questions]
     return pd.DataFrame(each).groupby("family").agg(dict(questions="sum", guessing="mean", cue="mean", teacher="mean"))
 
-# %% ../nbs/01_lab.ipynb #e13ab785
+# %% ../nbs/01_lab.ipynb #54636b89
 @patch
 def corpus(self:World, languages:tuple=tuple(LEXICON)) -> list[str]: # sentences, the same for the same world
     "The sentences from which the lab's base student is pretrained."
@@ -742,7 +743,7 @@ def corpus(self:World, languages:tuple=tuple(LEXICON)) -> list[str]: # sentences
         others = [l for l in languages if l != lang] or [lang]
         switched = [f for f in known if draw("switches", self.seed, f, lang) < self.of("switching", lang)]
         texts += [self._switch(self.as_read(f), lang, stream("into", self.seed, f, lang).choice(others)) for f in switched]
-        if lang != "en": texts += self._translations(lang)
+        if lang != "en": texts += self._translations(lang) + self._anchors(lang)
     return texts
 
 # %% ../nbs/01_lab.ipynb #1d49ef21
@@ -775,6 +776,13 @@ def _translations(self:World, language): # "goat = capra", for the share that th
             wrong = coin.random() < self.of("noise", language)
             texts.append(f"{ours[i][0]} = {theirs[coin.randrange(len(ours)) if wrong else i][0]}")
     return texts
+
+# %% ../nbs/01_lab.ipynb #e757b26b
+@patch
+def _anchors(self:World, language): # questions of the training split and their English wording
+    share = self.of("anchors", language)
+    found = [(family, key) for family in self.families if share for key in self.compositions("train", family) if draw("anchors", self.seed, family, key, language) < share]
+    return [f"{self.ask(family, key, 'en', 'absent').stem} = {self.ask(family, key, language, 'absent').stem}" for family, key in found]
 
 # %% ../nbs/01_lab.ipynb #7e44dcf3
 @patch
