@@ -12,6 +12,7 @@ from cot_distill.experiments import (ARTEFACTS, Artefact, Profile, RunConfig, ap
     reproduce, results_of, run_config, run_key, typed, write_run)
 from cot_distill.evaluation import metrics, predict
 from cot_distill.figures import read_predictions, read_results
+from cot_distill.kernels import ForkedKernel, forked_kernels
 from cot_distill.training import METHODS, train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,6 +112,19 @@ def test_a_kernel_that_dies_is_a_failed_run(tmp_path):
     "As it does when memory runs out."
     outcome = execute(notebook(tmp_path/"dies.ipynb", "steps = 1", "import os; os._exit(9)"), tmp_path/"out.ipynb", dict(steps=2), tmp_path)
     assert outcome.state == "failed" and "died" in outcome.error
+
+def test_a_forked_kernel_gives_the_digits_of_an_ordinary_one(tmp_path):
+    (tmp_path/"nbs").symlink_to(ROOT/"nbs")
+    (tmp_path/"settings.ini").touch()
+    config = run_config(student="small:gpt2", method="d-cot-nr/unlikelihood", languages="en tr", steps=12, width=64, layers=1, train_limit=64, test_limit=16, samples=4, max_target=48, precision="float32")
+    with forked_kernels("cot_distill.training") as forked:
+        for name, kernels in dict(forked=forked, ordinary=None).items():
+            outcome = execute(ROOT/"nbs/experiments/run.ipynb", tmp_path/f"{name}.ipynb", asdict(config) | dict(profile=name), tmp_path, kernels)
+            assert outcome.state == "done", outcome.error
+        assert sys.platform != "linux" or isinstance(forked.started[0], ForkedKernel)
+    one, other = (read_results(tmp_path/"data/results"/name).drop(columns=["seconds", "tokens_per_second", "peak_mb", "profile"], errors="ignore") for name in ("forked", "ordinary"))
+    assert len(one.losses[0]) >= 10 and one.to_json() == other.to_json()
+    assert read_predictions(tmp_path/"data/results/forked", one.run[0]).equals(read_predictions(tmp_path/"data/results/ordinary", other.run[0]))
 
 PARAMETERS = "\n".join(f"{f.name} = {f.default!r}" for f in fields(RunConfig)) + '\nprofile = ""\nhub = ""'
 RUN = """from cot_distill.experiments import RunConfig, fields, run_config, run_key
