@@ -207,7 +207,7 @@ def code_of(notebook:Path) -> str: # without outputs, prose and default paramete
     cells = json.loads(notebook.read_text(encoding="utf8"))["cells"]
     return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code" and "parameters" not in c["metadata"].get("tags", []))
 
-# %% ../nbs/13_experiments.ipynb #d4330518
+# %% ../nbs/13_experiments.ipynb #0f401e76
 def fingerprint(config:RunConfig, hub:str="") -> str:
     "Of the input data: the recording's bytes, the mirror's, or the code that makes the lab."
     from cot_distill import lab
@@ -215,7 +215,7 @@ def fingerprint(config:RunConfig, hub:str="") -> str:
     if kind == "recording": files.append(Path(os.path.expandvars(name)))
     mirror = hub or os.environ.get("COT_DISTILL_HUB", "")
     if config.benchmark in BENCHMARKS and mirror:
-        files += [file for name in dict.fromkeys((config.benchmark, *config.tests.split())) for file in sorted((Path(mirror)/BENCHMARKS[name].hub_id).rglob("*.parquet"))]
+        files += [file for name in dict.fromkeys((config.benchmark, *config.tests.split())) if name in BENCHMARKS for file in sorted((Path(mirror)/BENCHMARKS[name].hub_id).rglob("*.parquet"))]
     return hashlib.sha256(b"".join(hashlib.sha256(f.read_bytes()).digest() for f in files if f.exists())).hexdigest()
 
 # %% ../nbs/13_experiments.ipynb #db9501ce

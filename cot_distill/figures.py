@@ -100,9 +100,9 @@ def read_predictions(
     if file.exists(): return pd.read_parquet(file)
     raise FileNotFoundError(f"no predictions beside {run}.json in {folder}; delete that record and run `cot-distill reproduce` again")
 
-# %% ../nbs/12_figures.ipynb #b771ce75
+# %% ../nbs/12_figures.ipynb #f48f5951
 PROPORTIONS = ("accuracy", "ranked", "ranked_normalized", "faithful")  # of `n` questions
-SHARES = (*PROPORTIONS, "steps_right", "repeats", "native", "unread")  # between 0 and 1, and so are the ends of their intervals
+SHARES = (*PROPORTIONS, "steps_right", "repeats", "native", "unread", "follows_cue", "written_pvc", "written_nvc", "written_mixed")  # between 0 and 1, and so are the ends of their intervals
 
 def one_per_seed(runs:DataFrame, what:str):
     "Raise ValueError if a seed occurs twice."

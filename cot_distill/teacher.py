@@ -140,7 +140,7 @@ def save_completions(completions:Iterable[Completion],
         for c in completions: f.write(json.dumps({k: v for k, v in asdict(c).items() if v is not None}, ensure_ascii=False) + "\n")
     return path
 
-# %% ../nbs/03_teacher.ipynb #ffe55a8f
+# %% ../nbs/03_teacher.ipynb #4d8e84a4
 class RecordedTeacher:
     "Answers from a recording; `missing` counts the samples asked for and not there."
     def __init__(self,
@@ -151,16 +151,16 @@ class RecordedTeacher:
         everything = load_completions(path)
         names = list(dict.fromkeys(c.teacher for c in everything))
         if teacher not in (None, *names): raise ValueError(f"{path}: no teacher {teacher!r}; there are {', '.join(names)}")
-        self.name, self.missing, self.by_question = teacher or " + ".join(names), 0, {}
+        self.name, self.missing, self.saw_answer, self.by_question = teacher or " + ".join(names), 0, saw_answer, {}
         for c in sorted(everything, key=lambda c: (c.sample, names.index(c.teacher))):
-            if teacher in (None, c.teacher) and c.saw_answer == saw_answer: self.by_question.setdefault(c.question_id, []).append(c)
+            if teacher in (None, c.teacher) and c.saw_answer >= saw_answer: self.by_question.setdefault(c.question_id, []).append(c)
 
     def complete(self, requests:list[Request])->list[Completion]:
         "The first `n` recorded samples of every request."
         answers = []
         for r in requests:
-            known = [replace(c, language=c.language or r.question.language, view=c.view or "cot") for c in self.by_question.get(r.question.id, [])]
-            found = [c for c in known if (c.language, c.view) == (r.language, r.view)][:r.n]
+            known = [replace(c, language=c.language or r.question.language, view=c.view or ("pvc" if c.saw_answer > self.saw_answer else "cot")) for c in self.by_question.get(r.question.id, [])]
+            found = [c for c in known if (c.language, c.view) == (r.language, r.view) and (c.view in SHOWN or c.saw_answer == self.saw_answer)][:r.n]
             self.missing += r.n - len(found)
             answers += found
         return answers

@@ -61,7 +61,7 @@ def test_outputs_name_no_machine(file):
 # settings and parameters
 
 def test_every_profile_parses():
-    sections = re.findall(r"^\[(?!DEFAULT)(.+)\]", (ROOT/"settings.ini").read_text(), re.M)
+    sections = re.findall(r"^\[(?!DEFAULT)(\S+)\]", (ROOT/"settings.ini").read_text(), re.M)
     assert {"lab", "lab-full", "colab", "paper"} <= set(sections)
     for name in sections:
         profile = read_profile(name, ROOT)
