@@ -86,8 +86,8 @@ NEGATIVES = [Claim(f"{loss}, {condition}{', wrong word' * (focus == 'span')}{', 
     for condition in CONDITIONS for loss in ("unlikelihood", "click", "orpo") for focus in (("all", "span") if loss == "unlikelihood" else ("all",))
     for measure in (("accuracy", "repeats") if condition == "shared" else ("accuracy",))]
 
-# %% ../nbs/13_claims.ipynb #af38eb29
-CUED = dict(benchmark="lab:shelter", world="cue=0.9", tests="holds random reversed absent")
+# %% ../nbs/13_claims.ipynb #0d0b6f60
+CUED = dict(benchmark="lab:shelter", world="cue=0.9", languages="en", train_limit=200, tests="random reversed absent")
 cued = lambda method, **more: arm(method, **CUED | more)
 
 SPURIOUS = [

@@ -128,7 +128,7 @@ def project_root(start:Path|None=None) -> Path: # ValueError where there is none
         if (folder/"settings.ini").exists() and (folder/"nbs").exists(): return folder
     raise ValueError(f"no settings.ini and nbs in {here} or above; run this inside a clone of the project")
 
-# %% ../nbs/13_experiments.ipynb #d04f0053
+# %% ../nbs/13_experiments.ipynb #fc8715c3
 def read_profile(name:str, root:Path|None=None) -> Profile: # ValueError names section, key and remedy
     "A section of `settings.ini`; `$NAME` stands for an environment variable."
     file = (root or project_root())/"settings.ini"
@@ -149,7 +149,7 @@ def read_profile(name:str, root:Path|None=None) -> Profile: # ValueError names s
 def parse_profile(name:str, values:dict) -> Profile: # `values`: as they stand in a settings file
     "A profile, checked."
     lists = {key: tuple(values.pop(key, default).split()) for key, default in dict(students="lab:gpt2", seeds="0", benchmarks="", matches="steps", methods="", artefacts="").items()}
-    for name in lists["artefacts"]: check_name("artefact", name, ARTEFACTS)
+    for artefact in lists["artefacts"]: check_name("artefact", artefact, ARTEFACTS)
     hub = os.path.expandvars(values.pop("hub", ""))
     for key in ("benchmarks", "matches", "methods"):
         for value in lists[key]: run_config(**values | {key.removesuffix("es" if key == "matches" else "s"): value})
@@ -191,15 +191,16 @@ def configs_of(a:dict, profile:Profile, **more) -> list[RunConfig]: # an `arm`; 
     "The runs of one arm: one for each seed and student."
     return [run_config(**profile.parameters | dict(seed=seed, student=student) | more | a) for seed in profile.seeds for student in profile.students]
 
-# %% ../nbs/13_experiments.ipynb #1affe4a8
+# %% ../nbs/13_experiments.ipynb #f185bace
 def plan(artefact:str, profile:Profile) -> list[RunConfig]:
     "The runs of an artefact: every arm with every student and seed, seed by seed so that comparisons complete early."
     profile = profile.special.get(artefact, profile)
     arms = [arm(method) for method in profile.methods] or ARTEFACTS[artefact].arms
     english = lambda benchmark: benchmark in BENCHMARKS and BENCHMARKS[benchmark].languages == ("en",)  # there native and English are one
-    return [run_config(**profile.parameters | dict(seed=seed, benchmark=benchmark, student=student, match=match) | a) for seed in profile.seeds
+    every = (run_config(**profile.parameters | dict(seed=seed, benchmark=benchmark, student=student, match=match) | a) for seed in profile.seeds
         for benchmark in profile.benchmarks or (profile.parameters.get("benchmark", "lab"),) for student in profile.students for match in profile.matches for a in arms
-        if a["rationale_language"] == "native" or not english(benchmark)]
+        if a["rationale_language"] == "native" or not english(benchmark))
+    return list(dict.fromkeys(every))
 
 # %% ../nbs/13_experiments.ipynb #d0281b63
 def code_of(notebook:Path) -> str: # without outputs, prose and default parameters, which do not change a result

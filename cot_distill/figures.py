@@ -100,7 +100,7 @@ def read_predictions(
     if file.exists(): return pd.read_parquet(file)
     raise FileNotFoundError(f"no predictions beside {run}.json in {folder}; delete that record and run `cot-distill reproduce` again")
 
-# %% ../nbs/12_figures.ipynb #f48f5951
+# %% ../nbs/12_figures.ipynb #14042b52
 PROPORTIONS = ("accuracy", "ranked", "ranked_normalized", "faithful")  # of `n` questions
 SHARES = (*PROPORTIONS, "steps_right", "repeats", "native", "unread", "follows_cue", "written_pvc", "written_nvc", "written_mixed")  # between 0 and 1, and so are the ends of their intervals
 
@@ -448,11 +448,11 @@ def text_box(ax, x:float, y:float, width:float, # of its left upper corner, in t
     ax.text(x + width/2, y - height/2, "\n".join(lines), ha="center", va="center", fontsize=6.5, linespacing=1.25)
     return y - height
 
-# %% ../nbs/12_figures.ipynb #3943846b
+# %% ../nbs/12_figures.ipynb #2fa9322c
 def plot_pipeline(
     example, # an `Example` with right and wrong rationales
     teacher:str, student:str, negative:str="L_{nR}", # how they are called
-    size:tuple[float, float]=(7, 3.6), # width and height in inches
+    size:tuple[float, float]=(7, 3.2), # width and height in inches
 ) -> Plot:
     "From a question through its right and wrong rationales to the two terms of the loss."
     q, arrow = example.question, dict(arrowstyle="-|>", color="#555555", lw=.9)

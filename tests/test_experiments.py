@@ -196,10 +196,10 @@ def test_what_makes_a_run_another_run(root, tmp_path):
 # the command
 
 @pytest.mark.parametrize("arguments, code, says", [(["--list"], 0, "table_m2"), (["--dry-run"], 0, "of 27 runs are finished"), (["table_m1", "--dry-run", "--profile", "lab"], 0, "lab-lab-gpt2-cot-en-s2"),
-    (["tabel_m1"], 1, "cot-distill: no artefact 'tabel_m1'; did you mean 'table_m1'?"), (["--profile", "laboratory"], 1, "has no profile [laboratory]; it has lab"), (["--profil"], 2, "No such option")])
+    (["tabel_m1"], 1, "bench_teacher: did you mean 'table_m1'?"), (["--profile", "laboratory"], 1, "has no profile [laboratory]; it has lab"), (["--profil"], 2, "No such option")])
 def test_command(arguments, code, says, monkeypatch):
     monkeypatch.chdir(ROOT)
-    if "--dry-run" in arguments: says = says.replace("27", str(len({c for a in ARTEFACTS for c in plan(a, read_profile("lab", ROOT))})))
+    if "--dry-run" in arguments: says = says.replace("27", str(len({c for a in read_profile("lab", ROOT).artefacts for c in plan(a, read_profile("lab", ROOT))})))
     shown = CliRunner().invoke(app, ["reproduce", *arguments])
     assert shown.exit_code == code and says in " ".join(shown.output.split())
 
