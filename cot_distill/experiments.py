@@ -17,11 +17,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
-# %% ../nbs/13_experiments.ipynb #373739c8
+# %% ../nbs/13_experiments.ipynb #6020425c
 from . import __version__
 from .questions import BENCHMARKS, Questions, check_name
 from .lab import CUES, FAMILIES, LEXICON, World
-from .claims import CLAIMS, MAPS, UNSEEN, arm, arms_of, distinct
+from .claims import CLAIMS, MAPS, arm, arms_of, distinct
 
 # %% ../nbs/13_experiments.ipynb #17ecb484
 @dataclass(frozen=True)
@@ -157,14 +157,15 @@ def parse_profile(name:str, values:dict) -> Profile: # `values`: as they stand i
     lists["seeds"] = tuple(map(int, lists["seeds"]))
     return Profile(name, parameters={k: parameters[k] for k in values}, hub="" if hub.startswith("$") else hub, **lists)
 
-# %% ../nbs/13_experiments.ipynb #44141b14
+# %% ../nbs/13_experiments.ipynb #c5a3db1d
 class Artefact(NamedTuple):
     "A table or figure of the papers, or of ours."
     title: str
     arms: tuple[dict, ...] = () # what each of its runs sets, beside the profile
+    lab: bool = False           # does it turn knobs that only the lab has?
     named: bool = False         # is it made only when somebody asks for it by name?
 
-# %% ../nbs/13_experiments.ipynb #ede86c6f
+# %% ../nbs/13_experiments.ipynb #a3ea074b
 METHODS_M = ("d-cot", "d-cot-nr/unlikelihood", "d-cot-nr/click", "d-cot-nr/orpo")
 PAPER_C = tuple(map(arm, ("ft", "cot", "cot+ordinary", "counterfactual", "multi-view", "multi-view+ordinary", "counterfactual+multi-view")))
 
@@ -173,7 +174,7 @@ ARTEFACTS = dict(
         (arm("ft"), arm("cot", "en"), arm("cot"), arm("d-cot", "en"), arm("d-cot"))),
     table_m2=Artefact("Wrong rationales as negatives (Paper M, Table 2)",
         tuple(map(arm, METHODS_M))),
-    table_m3=Artefact("Languages never seen in distillation (Paper M, Table 3)", tuple(arm(method, **UNSEEN) for method in ("ft", "cot", *METHODS_M))),
+    table_m3=Artefact("Languages never seen in distillation (Paper M, Table 3)", tuple(map(arm, ("ft", "cot", *METHODS_M)))),
     figure_m1=Artefact("The pipeline, from one question to its right and wrong rationales (Paper M, Figure 1)"),
     table_c1=Artefact("Counterfactuals and two views, with their controls (Paper C, Table 1)", PAPER_C),
     figure_c5=Artefact("Trained on one benchmark, tested on others (Paper C, Figure 5)", (arm("ft"), arm("cot"), arm("multi-view"), arm("counterfactual"), arm("counterfactual+multi-view"))),
@@ -181,8 +182,8 @@ ARTEFACTS = dict(
     figure_c7=Artefact("Two rationales of one question (Paper C, Figure 7)", (arm("cot"), arm("counterfactual+multi-view"))),
     ablations=Artefact("The whole method less one part, and other control tokens", (arm("cot"), arm("counterfactual"), arm("multi-view"), arm("counterfactual+multi-view"),
         *(arm(f"counterfactual+multi-view/no-{part}") for part in ("pvc", "nvc", "filter", "token")))),
-    claims=Artefact("Each claim of both papers, with its controls and its verdict", distinct(a for claim in CLAIMS for a in claim.arms)),
-    dose_response=Artefact("Over the knobs of the lab: where the difference between two methods changes its sign", distinct(a for map in MAPS for a in arms_of(map))),
+    claims=Artefact("Each claim of both papers, with its controls and its verdict", distinct(a for claim in CLAIMS for a in claim.arms), lab=True),
+    dose_response=Artefact("Over the knobs of the lab: where the difference between two methods changes its sign", distinct(a for map in MAPS for a in arms_of(map)), lab=True),
     bench_training=Artefact("What a training step costs beside its peers; made when asked for by name", named=True),
     bench_teacher=Artefact("A teacher one can trust with money, under faults, kills and load; made when asked for by name", named=True))
 
@@ -191,10 +192,11 @@ def configs_of(a:dict, profile:Profile, **more) -> list[RunConfig]: # an `arm`; 
     "The runs of one arm: one for each seed and student."
     return [run_config(**profile.parameters | dict(seed=seed, student=student) | more | a) for seed in profile.seeds for student in profile.students]
 
-# %% ../nbs/13_experiments.ipynb #f185bace
+# %% ../nbs/13_experiments.ipynb #5ffafab5
 def plan(artefact:str, profile:Profile) -> list[RunConfig]:
     "The runs of an artefact: every arm with every student and seed, seed by seed so that comparisons complete early."
     profile = profile.special.get(artefact, profile)
+    if ARTEFACTS[artefact].lab and profile.parameters.get("benchmark") in BENCHMARKS: raise ValueError(f"{artefact} turns knobs that only the lab has; profile [{profile.name}] is on {profile.parameters['benchmark']}")
     arms = [arm(method) for method in profile.methods] or ARTEFACTS[artefact].arms
     english = lambda benchmark: benchmark in BENCHMARKS and BENCHMARKS[benchmark].languages == ("en",)  # there native and English are one
     every = (run_config(**profile.parameters | dict(seed=seed, benchmark=benchmark, student=student, match=match) | a) for seed in profile.seeds
@@ -433,7 +435,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Distil chain
 @app.callback()
 def main(): "Distil chain-of-thought reasoning into small models."
 
-# %% ../nbs/13_experiments.ipynb #ce448550
+# %% ../nbs/13_experiments.ipynb #9f5e0ed3
 @app.command("reproduce")
 def reproduce_command(
     artefacts: list[str] = typer.Argument(None, help="Tables and figures to make; those of the profile if none is named."),
@@ -447,7 +449,7 @@ def reproduce_command(
     try:
         for name in artefacts or (): check_name("artefact", name, ARTEFACTS)
         chosen, root = read_profile(profile), project_root()
-        names = artefacts or chosen.artefacts or [name for name, a in ARTEFACTS.items() if not a.named]
+        names = artefacts or chosen.artefacts or [name for name, a in ARTEFACTS.items() if not (a.named or a.lab and chosen.parameters.get("benchmark") in BENCHMARKS)]
         if dry_run: return print(*dry(names, chosen, root), sep="\n")
         if budget is not None: os.environ["COT_DISTILL_CEILING"] = str(open_ledger(root).exposure() + budget)  # for every notebook that is run
         outcomes = reproduce(names, chosen, root)
