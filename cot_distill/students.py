@@ -4,18 +4,22 @@
 
 # %% auto #0
 __all__ = ['ANSWER_MARK', 'CONTROL_TOKENS', 'ARCHITECTURES', 'prompt_text', 'target_text', 'Student', 'load_student',
-           'prepare_student', 'train_tokenizer', 'small_student', 'length_groups', 'shared_logps', 'state_logps',
-           'state_logits', 'plain_logps']
+           'prepare_student', 'train_tokenizer', 'small_student', 'products', 'length_groups', 'positions',
+           'shared_logps', 'state_logps', 'state_logits', 'plain_logps']
 
-# %% ../nbs/09_students.ipynb #f1ec3d61
+# %% ../nbs/09_students.ipynb #a06ab208
+import warnings
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
-# %% ../nbs/09_students.ipynb #ba8b8974
+# %% ../nbs/09_students.ipynb #5a87daa6
+import numpy as np
 import torch
 from torch import Tensor
+from torch.library import Library
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, DynamicCache, PreTrainedModel,
@@ -218,20 +222,60 @@ def collate(self:Student, rows:list[dict]) -> dict[str, Tensor]: # input_ids, at
         focus=stack([f for r in rows for f in r.get("focus") or [[True]*len(t) for t in r["targets"]]], False),
         owner=torch.tensor([i for i, r in enumerate(rows) for _ in r["targets"]]), positive=torch.tensor([p for r in rows for p in r["positive"]]))
 
-# %% ../nbs/09_students.ipynb #b97e9b61
-def length_groups(lengths:Tensor, # (R,) tokens of each rationale
-    waste:float=0.1, # padding that a group may have, as a share of its positions
-    least:int=4096, # positions below which another group costs more than the padding it saves
-) -> list[Tensor]: # row numbers, longest rationales first
-    "Rows to be padded together."
-    order, groups, start = lengths.argsort(descending=True, stable=True), [], 0
-    sizes = lengths[order].tolist()
-    for end in range(1, len(sizes) + 1):
-        full = sizes[start]*(end - start) >= least and sum(sizes[start:end + 1]) < (1 - waste)*sizes[start]*(end + 1 - start)
-        if end == len(sizes) or full: groups.append(order[start:end]); start = end
-    return groups
+# %% ../nbs/09_students.ipynb #c62cd4e3
+@cache
+def _mkl_is_narrow(): # AVX-512 on a processor that is not Intel's
+    cpu = Path("/proc/cpuinfo")
+    return torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512" and \
+        cpu.exists() and "AuthenticAMD" in cpu.read_text()
 
-# %% ../nbs/09_students.ipynb #7b7d687c
+# %% ../nbs/09_students.ipynb #5403cd32
+def _small(a, b): return a.dtype is not torch.float32 or a.shape[0]*a.shape[1]*b.shape[1] < 2**18
+
+def _mm(a, b): # (m, k), (k, n) -> (m, n)
+    if _small(a, b): return torch.mm(a, b, out=a.new_empty(len(a), b.shape[1]))
+    return torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "")
+
+def _addmm(c, a, b, *, beta=1, alpha=1): # beta*c + alpha*(a @ b)
+    if _small(a, b) or c.dim() != 1 or (beta, alpha) != (1, 1): return torch.addmm(c, a, b, beta=beta, alpha=alpha, out=a.new_empty(len(a), b.shape[1]))
+    return torch.ops.mkldnn._linear_pointwise(a, b.T, c, "none", [], "")
+
+# %% ../nbs/09_students.ipynb #e681142b
+@contextmanager
+def products():
+    "Within this context float32 matrices are multiplied by the faster of PyTorch's two libraries."
+    if products.wide or not _mkl_is_narrow(): yield; return
+    library, products.wide = Library("aten", "IMPL"), True
+    with warnings.catch_warnings(action="ignore"):  # that an operator has a new kernel
+        for name, kernel in (("mm", _mm), ("addmm", _addmm)): library.impl(name, kernel, "CPU")
+    try: yield
+    finally: products.wide = False; library._destroy()
+
+# %% ../nbs/09_students.ipynb #0073c269
+products.wide = False  # whether oneDNN multiplies now
+
+# %% ../nbs/09_students.ipynb #9edc34a9
+def length_groups(lengths:Tensor, # (R,) tokens of each row
+    cost:int=64, # padding positions that another group may spare to be worth its while
+) -> list[Tensor]: # row numbers, longest rows first
+    "Rows to be padded together."
+    order = lengths.argsort(descending=True, stable=True)
+    sizes, n = lengths[order].cpu().numpy(), len(lengths)
+    least, starts = np.zeros(n + 1), np.zeros(n + 1, dtype=int)  # of the first rows: the cost, and where their last group begins
+    for end in range(1, n + 1):
+        costs = least[:end] + sizes[:end]*np.arange(end, 0, -1)
+        starts[end] = costs.argmin()
+        least[end] = costs[starts[end]] + cost
+    groups, end = [], n
+    while end: groups.append(order[starts[end]:end]); end = starts[end]
+    return groups[::-1]
+
+# %% ../nbs/09_students.ipynb #fd8d96ba
+def positions(*lengths:Tensor) -> int: # tokens of each row, of prompts and of rationales
+    "How many are computed, padding included."
+    return sum(len(rows)*int(each[rows[0]]) for each in lengths for rows in length_groups(each))
+
+# %% ../nbs/09_students.ipynb #5381b48c
 def shared_logps(model:PreTrainedModel,
     input_ids:Tensor,      # (B, P) prompts, padded left for decoder-only students, right otherwise
     attention_mask:Tensor, # (B, P)
@@ -241,10 +285,15 @@ def shared_logps(model:PreTrainedModel,
     "Per-token log-probabilities of rationales that share prompts."
     model = model.get_base_model() if hasattr(model, "get_base_model") else model  # LoRA's layers lie inside
     read, follow = (_encode, _decode) if model.config.is_encoder_decoder else (_read, _continue)
-    prompts, states, places = read(model, input_ids, attention_mask), [], []
-    for rows in length_groups((labels >= 0).sum(-1)):
-        targets = labels[rows, :(labels[rows[0]] >= 0).sum()]  # (G, T')
-        hidden = follow(model, prompts, attention_mask, targets, owner[rows])  # (G, T', H): the state that predicts each label
+    left, sizes, lengths, states, places = not model.config.is_encoder_decoder, attention_mask.sum(-1), (labels >= 0).sum(-1), [], []
+    questions, read_in = length_groups(sizes), lambda x, rows: _trimmed(x[rows], int(sizes[rows[0]]), left)
+    prompts = [read(model, read_in(input_ids, rows), read_in(attention_mask, rows)) for rows in questions]
+    order = torch.cat(questions)
+    mask, place = _trimmed(attention_mask[order], int(sizes[order[0]]), left), order.argsort()[owner]
+    prompts = [_joined(parts, mask.shape[1], left) for parts in zip(*prompts)]
+    for rows in length_groups(lengths):
+        targets = labels[rows, :lengths[rows[0]]]  # (G, T')
+        hidden = follow(model, prompts, mask, targets, place[rows])  # (G, T', H): the state that predicts each label
         real = (targets >= 0).flatten().nonzero()[:, 0]
         states.append(hidden.flatten(0, 1).index_select(0, real))
         places.append((rows[:, None]*labels.shape[1] + torch.arange(targets.shape[1], device=rows.device)).flatten()[real])
@@ -252,34 +301,41 @@ def shared_logps(model:PreTrainedModel,
     logps = state_logps(model, torch.cat(states), labels.flatten()[places])
     return logps.new_zeros(labels.numel()).index_copy(0, places, logps).view(labels.shape)
 
-# %% ../nbs/09_students.ipynb #16bd465c
-def _encode(model, input_ids, attention_mask): # encoder states (B, P, H)
-    return model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+# %% ../nbs/09_students.ipynb #da849e34
+def _trimmed(x, size, left): return x[:, x.shape[1] - size:] if left else x[:, :size]  # without the padding of longer rows
 
-def _decode(model, states, attention_mask, targets, owner):
-    return model.get_decoder()(input_ids=model.prepare_decoder_input_ids_from_labels(targets), encoder_hidden_states=states.index_select(0, owner),
+def _joined(parts, size, left): # (b, …, p, d) of each group of prompts -> (B, …, size, d)
+    if len(parts) == 1: return parts[0]
+    return torch.cat([F.pad(x, (0, 0, size - x.shape[-2], 0) if left else (0, 0, 0, size - x.shape[-2])) for x in parts])
+
+# %% ../nbs/09_students.ipynb #3ff80b63
+def _encode(model, input_ids, attention_mask): # [encoder states (B, P, H)]
+    return [model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state]
+
+def _decode(model, prompts, attention_mask, targets, owner):
+    return model.get_decoder()(input_ids=model.prepare_decoder_input_ids_from_labels(targets), encoder_hidden_states=prompts[0].index_select(0, owner),
         encoder_attention_mask=attention_mask.index_select(0, owner), use_cache=False).last_hidden_state
 
-# %% ../nbs/09_students.ipynb #6c5eecce
-def _read(model, input_ids, attention_mask): # last state (B, 1, H), and keys and values of each layer
+# %% ../nbs/09_students.ipynb #b89ecba9
+def _read(model, input_ids, attention_mask): # [states (B, P, H), keys (B, heads, P, d), values, keys of the next layer, …]
     positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
     out = model.base_model(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=True)
-    return out.last_hidden_state[:, -1:], [(layer.keys, layer.values) for layer in out.past_key_values.layers]
+    return [out.last_hidden_state, *(x for layer in out.past_key_values.layers for x in (layer.keys, layer.values))]
 
 def _continue(model, prompts, attention_mask, targets, owner):
-    last, layers = prompts
-    first, mask, inputs = last.index_select(0, owner), attention_mask.index_select(0, owner), targets[:, :-1]
+    states, *layers = prompts
+    first, mask, inputs = states[:, -1:].index_select(0, owner), attention_mask.index_select(0, owner), targets[:, :-1]
     if not inputs.shape[1]: return first
-    cache = DynamicCache([(k.index_select(0, owner), v.index_select(0, owner)) for k, v in layers])
+    cache = DynamicCache([(k.index_select(0, owner), v.index_select(0, owner)) for k, v in zip(layers[::2], layers[1::2])])
     rest = model.base_model(input_ids=inputs.clamp(min=0), attention_mask=torch.cat([mask, (inputs >= 0).to(mask)], 1), past_key_values=cache,
         position_ids=mask.sum(-1, keepdim=True) + torch.arange(inputs.shape[1], device=inputs.device), use_cache=True).last_hidden_state
     return torch.cat([first, rest], 1)
 
-# %% ../nbs/09_students.ipynb #7d16bbe7
-class _ChunkedLogps(torch.autograd.Function): # the log-probability of each target; logits of `chunk` positions at a time
+# %% ../nbs/09_students.ipynb #d2809487
+class _ChunkedLogps(torch.autograd.Function): # the log-probability of each target; logits of `chunk` words of the vocabulary at a time
     @staticmethod
     def forward(ctx, states, weight, bias, targets, chunk): # (N, H), (V, H), (V,) or None, (N,)
-        normalizer = torch.cat([_logits(h, weight, bias).logsumexp(-1) for h in states.split(chunk)])
+        normalizer = torch.stack([_logits(states, *part).logsumexp(-1) for _, *part in _parts(weight, bias, chunk)]).logsumexp(0)  # (N,)
         ctx.save_for_backward(states, weight, bias, targets, normalizer)
         ctx.chunk = chunk
         chosen = (states*weight[targets]).sum(-1, dtype=torch.float32) + (0 if bias is None else bias[targets])
@@ -287,24 +343,28 @@ class _ChunkedLogps(torch.autograd.Function): # the log-probability of each targ
     @staticmethod
     def backward(ctx, grad): # (N,)
         states, weight, bias, targets, normalizer = ctx.saved_tensors
-        d_states, d_weight, d_bias = torch.empty_like(states), torch.zeros_like(weight), None if bias is None else torch.zeros_like(bias)
-        for h, t, z, g, out in zip(*(x.split(ctx.chunk) for x in (states, targets, normalizer, grad, d_states))):
-            d = _logits(h, weight, bias).sub_(z[:, None]).exp_().mul_(-g[:, None])  # (n, V): what the logits receive
-            d.scatter_add_(1, t[:, None], g[:, None].to(d))
-            if bias is not None: d_bias += d.sum(0)
+        d_states, d_weight, d_bias = (None if x is None else torch.zeros_like(x) for x in (states, weight, bias))
+        for start, w, b in _parts(weight, bias, ctx.chunk):
+            d = _logits(states, w, b).sub_(normalizer[:, None]).exp_().mul_(-grad[:, None])  # (N, chunk): what the logits receive
+            mine = ((targets >= start) & (targets < start + len(w))).nonzero()[:, 0]
+            d[mine, targets[mine] - start] += grad[mine]
+            if bias is not None: d_bias[start:start + len(w)] = d.sum(0)
             d = d.to(weight.dtype)
-            out.copy_(d @ weight)
-            d_weight.addmm_(d.T, h)
+            d_states += d @ w
+            d_weight[start:start + len(w)] = d.T @ states
         return d_states, d_weight, d_bias, None, None
 
-# %% ../nbs/09_students.ipynb #98ca609a
+# %% ../nbs/09_students.ipynb #4b1bbcbd
+def _parts(weight, bias, chunk): # (first word, its weights, their biases) of each part of the vocabulary
+    return [(start, weight[start:start + chunk], None if bias is None else bias[start:start + chunk]) for start in range(0, len(weight), chunk)]
+
 def _logits(states, weight, bias): # (n, V) in float32
     logits = F.linear(states, weight).float()
     return logits if bias is None else logits + bias
 
 def _capped(logits, cap): return logits if cap is None else cap*torch.tanh(logits/cap)
 
-# %% ../nbs/09_students.ipynb #7b9482f8
+# %% ../nbs/09_students.ipynb #60f5249f
 def state_logps(model:PreTrainedModel, states:Tensor, # (N, H) from the last layer
     targets:Tensor, # (N,)
     budget:int=2**24, # logits that may exist at a time, 64 MB in float32
@@ -313,11 +373,11 @@ def state_logps(model:PreTrainedModel, states:Tensor, # (N, H) from the last lay
     states, weight, bias, cap = _head(model, states)
     if torch.is_autocast_enabled(states.device.type):
         states, weight = (x.to(torch.get_autocast_dtype(states.device.type)) for x in (states, weight))
-    chunk = max(64, budget//len(weight))
+    chunk = max(64, budget//len(weight))  # positions
     whole = lambda h, t: -F.cross_entropy(_capped(_logits(h, weight, bias), cap), t, reduction="none")
     if len(states) <= chunk: return whole(states, targets)
     if cap is not None: return torch.cat([checkpoint(whole, h, t, use_reentrant=False) for h, t in zip(states.split(chunk), targets.split(chunk))])
-    if LinearCrossEntropyOptions is None or states.dtype != torch.float32: return _ChunkedLogps.apply(states, weight, bias, targets, chunk)
+    if LinearCrossEntropyOptions is None or states.dtype != torch.float32 or products.wide: return _ChunkedLogps.apply(states, weight, bias, targets, max(64, budget//len(states)))
     return -F.linear_cross_entropy(states, weight, targets, linear_bias=bias, reduction="none",
         options=LinearCrossEntropyOptions(batch_chunk_size=chunk, chunking_method=None))
 

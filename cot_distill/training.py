@@ -19,13 +19,13 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-# %% ../nbs/10_training.ipynb #7327818c
+# %% ../nbs/10_training.ipynb #fb2fdd1a
 from .diversity import Example, Examples, answer_only, select
 from .losses import FOCI, NEGATIVE_LOSSES, d_cot_nr
 from .questions import LETTERS
 from .views import modes_of, view_examples
-from cot_distill.students import (ANSWER_MARK, ARCHITECTURES, Student, length_groups, load_student, plain_logps, shared_logps,
-    small_student)
+from .students import (ANSWER_MARK, ARCHITECTURES, Student, load_student, plain_logps, positions, products,
+    shared_logps, small_student)
 
 # %% ../nbs/10_training.ipynb #e11bfe57
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class StepSampler(Sampler):
         steps = [order[i:i + self.step] for i in range(0, len(order), self.step)]
         return iter([i for step in steps for i in sorted(step, key=lambda i: -self.lengths[i])])
 
-# %% ../nbs/10_training.ipynb #fa69be8c
+# %% ../nbs/10_training.ipynb #ca57c97e
 class DistillTrainer(Trainer):
     "`Trainer` on encoded examples, with the loss of `d_cot_nr`."
     def __init__(self, student:Student, rows:list[dict], # as `Student.encode` gives them
@@ -110,11 +110,11 @@ class DistillTrainer(Trainer):
         self.tokens = self.positions = 0  # real ones, and with padding
     def train(self, *args, **kwargs):
         first = {k: v.to(self.args.device) for k, v in self.student.collate(self.train_dataset[:2]).items()}
-        with scoring(self.model, best_logps(self.model, first, self.args.gradient_checkpointing)): return super().train(*args, **kwargs)
+        with products(), scoring(self.model, best_logps(self.model, first, self.args.gradient_checkpointing)): return super().train(*args, **kwargs)
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        questions, lengths = len(inputs["input_ids"]), (inputs["labels"] >= 0).sum(-1)
-        self.tokens += int(inputs["attention_mask"].sum() + lengths.sum())
-        self.positions += inputs["input_ids"].numel() + sum(len(g)*int(lengths[g[0]]) for g in length_groups(lengths))
+        questions, sizes = len(inputs["input_ids"]), (inputs["attention_mask"].sum(-1), (inputs["labels"] >= 0).sum(-1))
+        self.tokens += int(sum(s.sum() for s in sizes))
+        self.positions += positions(*sizes)
         logps, mask = model(**inputs), inputs["labels"] >= 0
         each = self.loss(logps, mask, inputs["owner"], inputs["positive"], questions, wrong_mask=self.focus(mask, inputs["focus"]))  # (B,)
         loss = each.sum()/(questions if num_items_in_batch is None else num_items_in_batch)*self.accelerator.num_processes
@@ -173,14 +173,14 @@ def train(student:Student,
     peak = torch.cuda.max_memory_allocated()/2**20 if torch.cuda.is_available() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
     return Trained(trainer.state.global_step, seconds, trainer.tokens, 1 - trainer.tokens/max(1, trainer.positions), peak, [(l["step"], l["loss"]) for l in trainer.state.log_history if "loss" in l])
 
-# %% ../nbs/10_training.ipynb #7e0658da
+# %% ../nbs/10_training.ipynb #489f0784
 def fastest_precision(student:Student, rows:list[dict], tries:int=3) -> str: # float32 or bf16
     "The precision in which a forward and backward pass over `rows` takes less time here, said aloud."
     model, batch, seconds = student.model, {k: v.to(student.model.device) for k, v in student.collate(rows).items()}, {}
     for name in ("float32", "bf16"):
         for _ in range(tries):
             start = time.perf_counter()
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=name == "bf16"): shared_logps(model, **batch).sum().backward()
+            with products(), torch.autocast(model.device.type, torch.bfloat16, enabled=name == "bf16"): shared_logps(model, **batch).sum().backward()
             if model.device.type == "cuda": torch.cuda.synchronize()
             seconds[name] = min(time.perf_counter() - start, seconds.get(name, 1e9))
     model.zero_grad()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cot_distill import evaluation
-from cot_distill.evaluation import Prediction, generate, metrics, over_seeds, paired, predict, rank, read_answer, wilson
+from cot_distill.evaluation import Prediction, decoder_of, generate, generate_views, metrics, over_seeds, paired, predict, rank, read_answer, wilson
 from cot_distill.lab import World
 from cot_distill.questions import Question
 from cot_distill.students import ARCHITECTURES, CONTROL_TOKENS, plain_logps, small_student, target_text
@@ -35,6 +35,31 @@ def test_batched_decoding_equals_one_at_a_time(of, arch):
         alone = [generate(student, [q], control, max_new_tokens=10)[0] for q in QUESTIONS]
         assert generate(student, QUESTIONS, control, max_new_tokens=10) == alone == generate(student, QUESTIONS, control, max_new_tokens=10, batch_size=2)
     assert len(set(alone)) > 1
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_views_share_what_they_read(of, arch):
+    "Each writes what it would write alone."
+    student, views = of(arch), [None, *CONTROL_TOKENS, CONTROL_TOKENS[0]]
+    alone = [[generate(student, [q], view, max_new_tokens=8)[0] for view in views] for q in QUESTIONS]
+    assert generate_views(student, QUESTIONS, views, max_new_tokens=8) == alone == generate_views(student, QUESTIONS, views, max_new_tokens=8, batch_size=5)
+    assert len({*alone[1]}) > 1 and alone[1][1] == alone[1][3]
+    assert [t for t, _ in generate_views(student, QUESTIONS, [None, None], max_new_tokens=8)] == [texts[0] for texts in alone]
+
+@pytest.mark.parametrize("arch", ["t5", "gpt2"])
+def test_the_shared_beginning_is_read_once(of, arch, monkeypatch):
+    student, read = of(arch), []
+    part = student.model.get_encoder() if student.seq2seq else student.model.base_model
+    forward = part.forward
+    monkeypatch.setattr(part, "forward", lambda *args, **kw: (read.append(kw["input_ids"].shape), forward(*args, **kw))[1])
+    prompt, other = [5, 6, 7, 8, 9, 10], [5, 6, 7, 8, 11]
+    decoder_of(student, [[prompt]*4]); decoder_of(student, [[prompt, other]]); decoder_of(student, [[prompt, [12, 13]]])
+    assert [tuple(s) for s in read] == ([(1, 6), (2, 6), (2, 6)] if student.seq2seq else [(1, 6), (1, 4), (2, 2), (2, 5), (2, 1)])
+
+def test_samples(of):
+    student = of("gpt2")
+    ask = lambda **kw: generate_views(student, QUESTIONS[:2], [None]*8, max_new_tokens=8, **kw)
+    assert ask(temperature=1., seed=1) == ask(temperature=1., seed=1) != ask(temperature=1., seed=2)
+    assert len({*ask(temperature=1.)[0]}) > 3 and ask(temperature=1e-4) == ask()
 
 @pytest.mark.parametrize("arch", ["t5", "gpt2"])
 @pytest.mark.parametrize("answer_format", ["letter", "text"])

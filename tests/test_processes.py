@@ -22,7 +22,9 @@ def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
     return finish(folder, start(folder, batch_size=8))
 
-@pytest.mark.parametrize("arguments", [dict(ddp_backend="gloo")], ids=["ddp"])
+SHARDED = dict(ddp_backend="gloo", fsdp=True, fsdp_config=dict(transformer_layer_cls_to_wrap=["GPT2Block"]))
+
+@pytest.mark.parametrize("arguments", [dict(ddp_backend="gloo"), SHARDED], ids=["ddp", "fsdp"])
 def test_two_processes_give_the_loss_curve_of_one(alone, arguments, tmp_path):
     both = finish(tmp_path, start(tmp_path, processes=2, batch_size=4, **arguments))
     assert both["losses"] == pytest.approx(alone["losses"], abs=1e-5) and len(both["losses"]) == 12

@@ -1,5 +1,6 @@
 "Prompt-shared log-probabilities against the plain twin, saving and loading, and what happens to long text."
 import random, shutil
+from itertools import combinations
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from cot_distill import students
 from cot_distill.diversity import Example, Target
 from cot_distill.evaluation import generate
 from cot_distill.questions import Question
-from cot_distill.students import ARCHITECTURES, CONTROL_TOKENS, load_student, plain_logps, prompt_text, shared_logps, small_student, target_text, train_tokenizer
+from cot_distill.students import (ARCHITECTURES, CONTROL_TOKENS, length_groups, load_student, plain_logps, positions, products, prompt_text, shared_logps, small_student, target_text,
+    train_tokenizer)
 
 torch.set_num_threads(1)   # on tensors this small threads only wait for each other
 WORDS = "the weasel kept getting into chicken eggs so where were they put when it was cold barn freezer hen house market night".split()
@@ -197,3 +199,67 @@ def test_focus_is_on_the_tokens_of_a_wrong_span(arch, limit, marked):
     batch = student.collate([row, {k: v for k, v in row.items() if k != "focus"}])
     assert batch["focus"].shape == batch["labels"].shape and not batch["focus"][batch["labels"] < 0].any()
     assert batch["focus"][1].sum() == sum(row["focus"][1]) and batch["focus"][4:].equal(batch["labels"][4:] >= 0)
+
+@pytest.fixture
+def wide(monkeypatch):
+    "oneDNN multiplies, whatever processor this is, and however small the matrices."
+    monkeypatch.setattr(students, "_mkl_is_narrow", lambda: True)
+    monkeypatch.setattr(students, "_small", lambda a, b: a.dtype is not torch.float32)
+    with products(): yield
+
+@pytest.mark.parametrize("m, k, n", [(1, 1, 1), (3, 5, 7), (64, 130, 33), (200, 1, 9), (0, 4, 3)])
+def test_products_are_products(wide, m, k, n):
+    a, b, c = torch.randn(m, k), torch.randn(k, n), torch.randn(n)
+    for x, y in ((a, b), (a.T.contiguous().T, b), (a, b.T.contiguous().T), (torch.randn(m, 2*k)[:, ::2], b)):
+        exact = (x.double() @ y.double())
+        for found, expected in ((x @ y, exact), (torch.addmm(c, x, y), exact + c), (torch.addmm(c, x, y, beta=.5, alpha=2), 2*exact + .5*c),
+                (torch.nn.functional.linear(x, y.T, c), exact + c), (x.bfloat16() @ y.bfloat16(), x.bfloat16().double() @ y.bfloat16().double())):
+            torch.testing.assert_close(found.double(), expected, rtol=1e-2 if found.dtype == torch.bfloat16 else 1e-5, atol=.1 if found.dtype == torch.bfloat16 else 1e-5)
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_shared_equals_plain_in_wide_products(of, arch, wide): assert_same(of(arch), batch(of(arch), [(8, 8), (1, 0), (3, 1)]))
+
+def test_a_large_vocabulary_in_wide_products(wide, monkeypatch):
+    student = student_of("gpt2")
+    student.model.resize_token_embeddings(16_100, mean_resizing=False)
+    monkeypatch.setattr(students.state_logps, "__defaults__", (16_100*64,))
+    assert_same(student, batch(student, [(8, 8), (3, 2)]))
+
+def test_products_end_with_their_context(monkeypatch):
+    monkeypatch.setattr(students, "_mkl_is_narrow", lambda: True)
+    kernels, a = [], torch.randn(100, 100)
+    monkeypatch.setattr(students, "_small", lambda a, b: kernels.append(1) or False)
+    with products():
+        with products(): a @ a
+        a @ a
+        assert products.wide
+    a @ a
+    assert len(kernels) == 2 and not products.wide
+
+@pytest.mark.parametrize("seed", range(3))
+def test_padding_is_under_a_tenth(seed):
+    "Sixteen questions with lengths as ragged as those of real questions and rationales."
+    rng = random.Random(seed)
+    prompts = torch.tensor([int(rng.lognormvariate(4.5, .7)) + 5 for _ in range(16)])
+    rationales = torch.tensor([int(rng.lognormvariate(4, .6)) + 3 for _ in range(16) for _ in range(rng.randint(1, 8))])
+    for lengths in (prompts, rationales): assert torch.cat(length_groups(lengths)).sort().values.tolist() == list(range(len(lengths)))
+    real = int(prompts.sum() + rationales.sum())
+    assert real <= positions(prompts, rationales) <= real/.9
+
+def test_groups_are_the_cheapest():
+    "Against every way to cut the sorted lengths."
+    for seed in range(30):
+        rng = random.Random(seed)
+        lengths, cost = torch.tensor([rng.randint(1, 30) for _ in range(rng.randint(1, 8))]), rng.randint(0, 20)
+        size, n = lengths.sort(descending=True).values.tolist(), len(lengths)
+        price = lambda cuts: sum(size[a]*(b - a) + cost for a, b in zip((0, *cuts), (*cuts, n)))
+        best = min(price(cuts) for k in range(n) for cuts in combinations(range(1, n), k))
+        assert sum(len(g)*int(lengths[g].max()) + cost for g in length_groups(lengths, cost)) == best
+    assert length_groups(torch.tensor([], dtype=torch.long)) == []
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_many_groups_equal_the_plain_twin(of, arch, monkeypatch):
+    monkeypatch.setattr(students.length_groups, "__defaults__", (4,))
+    inputs = batch(of(arch), [(8, 8), (1, 0), (3, 1), (2, 2), (4, 0)], 7)
+    assert all(len(length_groups(lengths)) > 2 for lengths in (inputs["attention_mask"].sum(-1), (inputs["labels"] >= 0).sum(-1)))
+    assert_same(of(arch), inputs)

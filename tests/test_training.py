@@ -1,4 +1,5 @@
 "Interruption, accumulation, and what each method hands to its loss."
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from cot_distill import training
 from cot_distill.diversity import Target
 from cot_distill.lab import World
 from cot_distill.questions import Question
-from cot_distill.students import shared_logps, small_student
+from cot_distill.students import plain_logps, shared_logps, small_student
 from cot_distill.teacher import LabTeacher, Rationale, Request, read_rationales
 from cot_distill.training import METHODS, DistillTrainer, corpus_rows, scoring, train
 
@@ -141,3 +142,54 @@ def test_focus_reaches_the_loss(examples, tmp_path):
     assert all(ends["today"].equal(ends[name]) == same for name, same in {"plain all": True, "plain span": True, "plain first": True, "marked all": True, "marked span": False, "marked first": False}.items())
     assert not ends["marked span"].equal(ends["marked first"])
     with pytest.raises(ValueError, match="focus='last': choose one of all, span, first"): train(student_of("gpt2"), [{}], tmp_path/"unknown", NEGATIVE, focus="last")
+
+@pytest.mark.parametrize("arch", ["gpt2", "t5"])
+def test_gradient_checkpointing(arch, examples, tmp_path):
+    "It forbids the cache that a decoder-only student shares prompts by; either kind ends in the weights of an ordinary training."
+    ends = []
+    for name, extra in (("ordinary", {}), ("checkpointing", dict(gradient_checkpointing=True))):
+        student = student_of(arch)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            train(student, [student.encode(e) for e in examples], tmp_path/name, NEGATIVE, steps=3, batch_size=4, lr=.3, warmup=1, optim="sgd", max_grad_norm=0., weight_decay=0., **extra)
+        repeats = any("every rationale repeats its prompt: gradient checkpointing" in str(w.message) for w in said)
+        assert repeats == (arch == "gpt2" and bool(extra))
+        ends.append(weights(student))
+    assert (ends[0] - ends[1]).abs().max() <= 1e-5 and (ends[0] - weights(student_of(arch))).abs().max() > 1e-3
+
+@pytest.mark.parametrize("arch", ["gpt2", "t5"])
+def test_lora_shares_prompts(arch, examples, tmp_path):
+    "The adapters' gradient is the plain twin's, and nothing else is trained."
+    peft = pytest.importorskip("peft")
+    student = student_of(arch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        student.model = peft.get_peft_model(student.model, peft.LoraConfig(r=4, target_modules=["c_attn"] if arch == "gpt2" else ["q", "v"]))
+    for name, p in student.model.named_parameters():
+        if "lora_B" in name: torch.nn.init.normal_(p, std=.1, generator=torch.Generator().manual_seed(len(name)))
+    rows = [student.encode(e) for e in examples]
+    batch, before = student.collate(rows), {n: p.detach().clone() for n, p in student.model.named_parameters()}
+    assert training.best_logps(student.model, batch) is shared_logps
+    gradients = []
+    for logps in (shared_logps, plain_logps):
+        student.model.zero_grad()
+        logps(student.model, **batch).sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in student.model.parameters() if p.requires_grad]))
+    assert gradients[1].norm() > 1 and (gradients[0] - gradients[1]).norm() <= 1e-4*gradients[1].norm()
+    student.model.zero_grad()
+    train(student, rows, tmp_path, NEGATIVE, steps=2, batch_size=4, warmup=0)
+    assert all(p.equal(before[n]) != p.requires_grad for n, p in student.model.named_parameters())
+
+def test_the_faster_precision_is_said_aloud(examples, capsys, monkeypatch):
+    student = student_of("gpt2")
+    rows = [student.encode(e) for e in examples[:3]]
+    spent, autocast = [0.], torch.autocast
+    monkeypatch.setattr(training.time, "perf_counter", lambda: spent[0])
+    for slow, fast in ((True, "float32"), (False, "bf16")):
+        def timed(device, dtype, enabled):
+            spent[0] += 2 if enabled == slow else 1
+            return autocast(device, dtype, enabled=enabled)
+        monkeypatch.setattr(training.torch, "autocast", timed)
+        assert training.fastest_precision(student, rows) == fast
+        assert f"precision: {fast} (float32 {1000 if slow else 2000} ms, bf16 {2000 if slow else 1000} ms a step)" in capsys.readouterr().out
+    assert all(p.grad is None for p in student.model.parameters())
