@@ -7,14 +7,17 @@ __all__ = ['CHOICES', 'METHODS_M', 'PAPER_C', 'ARTEFACTS', 'NEEDED', 'app', 'Run
            'Profile', 'project_root', 'read_profile', 'parse_profile', 'Artefact', 'configs_of', 'plan', 'code_of',
            'fingerprint', 'run_key', 'Data', 'open_teacher', 'open_data', 'study', 'rationale_requests', 'requests_of',
            'ask_teacher', 'steps_of', 'open_student', 'environment', 'write_run', 'spell_out', 'Outcome', 'execute',
-           'reproduce', 'main', 'reproduce_command', 'open_ledger', 'quotes', 'dry', 'report', 'ledger_command',
-           'results_of', 'compare']
+           'shares', 'side_by_side', 'reproduce', 'main', 'reproduce_command', 'open_ledger', 'quotes', 'dry', 'report',
+           'ledger_command', 'results_of', 'compare']
 
-# %% ../nbs/13_experiments.ipynb #8e971081
+# %% ../nbs/13_experiments.ipynb #854a701d
 import configparser, hashlib, json, os, platform, re, time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
+from queue import SimpleQueue
 from typing import NamedTuple
 
 # %% ../nbs/13_experiments.ipynb #6020425c
@@ -105,7 +108,7 @@ def run_config(**parameters) -> RunConfig: # ValueError for a value that makes n
     if config.batch_size % config.accumulate: raise ValueError(f"batch_size={config.batch_size} cannot be cut into accumulate={config.accumulate} equal parts")
     return config
 
-# %% ../nbs/13_experiments.ipynb #8409400a
+# %% ../nbs/13_experiments.ipynb #7f4707f2
 @dataclass(frozen=True)
 class Profile:
     "A scale at which artefacts are made."
@@ -114,6 +117,7 @@ class Profile:
     seeds: tuple[int, ...]
     parameters: dict = field(default_factory=dict) # of every run
     hub: str = ""  # folder that mirrors the hub; empty for the hub itself, or COT_DISTILL_HUB
+    threads: int = 0 # of a run, which then goes beside others on the other cores; 0 for all cores
     benchmarks: tuple[str, ...] = () # one after the other; empty for the one in `parameters`
     matches: tuple[str, ...] = ("steps",) # by what methods are matched, values of `match`
     methods: tuple[str, ...] = ()    # in place of an artefact's own; empty for its own
@@ -128,7 +132,7 @@ def project_root(start:Path|None=None) -> Path: # ValueError where there is none
         if (folder/"settings.ini").exists() and (folder/"nbs").exists(): return folder
     raise ValueError(f"no settings.ini and nbs in {here} or above; run this inside a clone of the project")
 
-# %% ../nbs/13_experiments.ipynb #fc8715c3
+# %% ../nbs/13_experiments.ipynb #7fa003fa
 def read_profile(name:str, root:Path|None=None) -> Profile: # ValueError names section, key and remedy
     "A section of `settings.ini`; `$NAME` stands for an environment variable."
     file = (root or project_root())/"settings.ini"
@@ -150,12 +154,12 @@ def parse_profile(name:str, values:dict) -> Profile: # `values`: as they stand i
     "A profile, checked."
     lists = {key: tuple(values.pop(key, default).split()) for key, default in dict(students="lab:gpt2", seeds="0", benchmarks="", matches="steps", methods="", artefacts="").items()}
     for artefact in lists["artefacts"]: check_name("artefact", artefact, ARTEFACTS)
-    hub = os.path.expandvars(values.pop("hub", ""))
+    hub, threads = os.path.expandvars(values.pop("hub", "")), int(values.pop("threads", 0))
     for key in ("benchmarks", "matches", "methods"):
         for value in lists[key]: run_config(**values | {key.removesuffix("es" if key == "matches" else "s"): value})
     parameters = asdict(run_config(**values))
     lists["seeds"] = tuple(map(int, lists["seeds"]))
-    return Profile(name, parameters={k: parameters[k] for k in values}, hub="" if hub.startswith("$") else hub, **lists)
+    return Profile(name, parameters={k: parameters[k] for k in values}, hub="" if hub.startswith("$") else hub, threads=threads, **lists)
 
 # %% ../nbs/13_experiments.ipynb #c5a3db1d
 class Artefact(NamedTuple):
@@ -326,16 +330,17 @@ def steps_of(config:RunConfig, data:Data, student, rows:list[dict]) -> int: # `r
     tokens = lambda rows: sum(len(ids) for r in rows for ids in (r["prompt"], *r["targets"]))/len(rows)
     return max(1, round(config.steps*tokens([student.encode(e) for e in plain])/tokens(rows)))
 
-# %% ../nbs/13_experiments.ipynb #01af48fe
+# %% ../nbs/13_experiments.ipynb #1ef9d8ed
 def open_student(config:RunConfig, data:Data, rationales:list, cache="data/cache"): # Student
     "The student of a run: the lab's base, a small one from random weights, or a checkpoint."
+    from filelock import FileLock
     from cot_distill.students import load_student, prompt_text, small_student
     from cot_distill.training import base_student
     kind, _, arch = config.student.partition(":")
     limits = dict(max_prompt=config.max_prompt, max_target=config.max_target, answer_format=config.answer_format)
     if kind == "lab":
         if data.world is None: raise ValueError(f"student={config.student!r} has read the lab's corpus only; for {config.benchmark} use small:{arch} or a checkpoint")
-        return base_student(data.world, arch, config.width, config.layers, cache=cache)
+        with FileLock(Path(cache)/f"{data.world.name}.lock"): return base_student(data.world, arch, config.width, config.layers, cache=cache)  # runs side by side make it once
     if kind == "small":
         texts = [prompt_text(q) for q in data.train] + [r.text for r in rationales]
         return small_student(arch, texts, config.width, config.layers, vocab=config.vocab, seed=config.seed, **limits)
@@ -382,31 +387,55 @@ class Outcome(NamedTuple):
     seconds: float = 0.
     error: str = ""
 
-# %% ../nbs/13_experiments.ipynb #3effb12a
+# %% ../nbs/13_experiments.ipynb #29454879
 def execute(notebook:Path, output:Path, parameters:dict, cwd:Path,
     kernels=None # manager class of its kernel, e.g. of `forked_kernels`
 ) -> Outcome:
     "Run one notebook with papermill; what it lacks or does not know is an error, not a default."
     import papermill
     from jupyter_client import AsyncKernelManager
-    from nbclient.exceptions import DeadKernelError
     known = papermill.inspect_notebook(str(notebook))
     if not known: raise ValueError(f"{notebook.name} has no cell tagged 'parameters'; papermill would ignore what it is given")
     if unknown := parameters.keys() - known.keys():
         raise ValueError(f"{notebook.name} has no parameter {', '.join(map(repr, sorted(unknown)))}; it has {', '.join(known)}")
     output.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    try: papermill.execute_notebook(str(notebook), str(output), parameters, cwd=str(cwd), progress_bar=False, kernel_name="python3",
+    try: papermill.execute_notebook(str(notebook), str(output), parameters, resources=dict(metadata=dict(path=str(cwd))), progress_bar=False, kernel_name="python3",
         kernel_manager_class=kernels or AsyncKernelManager, extra_arguments=["--IPKernelApp.log_level=40"])  # no warning about each kernel's local sockets
     except papermill.PapermillExecutionError as e: return Outcome(output.stem, "failed", time.perf_counter() - start, f"{e.ename}: {e.evalue}")
-    except DeadKernelError as e: return Outcome(output.stem, "failed", time.perf_counter() - start, f"{e}; was there enough memory?")
+    except RuntimeError as e: return Outcome(output.stem, "failed", time.perf_counter() - start, f"{e}; was there enough memory?")  # the kernel died
     return Outcome(output.stem, "done", time.perf_counter() - start)
+
+# %% ../nbs/13_experiments.ipynb #151c6470
+def shares(jobs:int, # runs at once; 0 for as many as have cores
+    threads:int=0,   # of a run; 0 for as many as leave none idle
+) -> list[dict[str, str]]: # environment variables, for each job
+    "What each of the runs that go side by side may use of the machine: cores, and one of the GPUs named in CUDA_VISIBLE_DEVICES."
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpus = [g for g in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if g]
+    jobs = jobs or (max(1, cores//threads) if threads else 1)
+    share = dict(OMP_NUM_THREADS=str(threads or max(1, cores//jobs))) if threads or jobs > 1 else {}
+    return [share | (dict(CUDA_VISIBLE_DEVICES=gpus[i % len(gpus)]) if gpus and jobs > 1 else {}) for i in range(jobs)]
+
+# %% ../nbs/13_experiments.ipynb #36be6251
+def side_by_side(task, items, places:list): # results of `task(item, place)`, in the order of the items
+    "Do a task for each item, as many at once as there are places; once interrupted, begin no more."
+    free, pool = SimpleQueue(), ThreadPoolExecutor(len(places))
+    for place in places: free.put(place)
+    def at_a_place(item):
+        place = free.get()
+        try: return task(item, place)
+        finally: free.put(place)
+    try: yield from pool.map(at_a_place, items)
+    finally: pool.shutdown(wait=False, cancel_futures=True)
 
 # %% ../nbs/13_experiments.ipynb #8c99d217
 NEEDED = ("cot_distill.evaluation", "cot_distill.experiments", "cot_distill.figures", "cot_distill.training", "statsmodels.stats.proportion") # by runs and tables
 
-# %% ../nbs/13_experiments.ipynb #0b501287
-def reproduce(artefacts:list[str], profile:Profile, root:Path|None=None, progress:bool=True) -> list[Outcome]:
+# %% ../nbs/13_experiments.ipynb #c963bcd8
+def reproduce(artefacts:list[str], profile:Profile, root:Path|None=None, progress:bool=True,
+    jobs:int=0 # runs at once; 0 for as many as the profile's `threads` allow, one without it
+) -> list[Outcome]:
     "Make artefacts: the runs that are not finished yet, then the notebooks that read them."
     from tqdm import tqdm
     from cot_distill.kernels import forked_kernels
@@ -417,14 +446,16 @@ def reproduce(artefacts:list[str], profile:Profile, root:Path|None=None, progres
     records = {c: folder/f"{c.name}-{run_key(c, run, profile.hub)}.json" for c in configs}
     outcomes = [Outcome(c.name, "kept") for c in configs if records[c].exists()]
     todo = [c for c in configs if not records[c].exists()]
-    with forked_kernels(*NEEDED) as kernels:
-        with tqdm(todo, total=len(configs), initial=len(outcomes), desc=f"runs [{profile.name}]", unit="run", disable=not progress) as bar:
-            for config in bar:
-                bar.set_postfix_str(config.name.removeprefix(f"{config.benchmark}-"))
-                outcomes.append(execute(run, records[config].with_suffix(".ipynb"), asdict(config) | dict(profile=profile.name, hub=profile.hub), root, kernels))
+    with ExitStack() as stack, tqdm(total=len(configs), initial=len(outcomes), desc=f"runs [{profile.name}]", unit="run", disable=not progress) as bar:
+        places = [stack.enter_context(forked_kernels(*NEEDED, **share)) for share in shares(jobs, profile.threads)[:max(1, len(todo))]]
+        def make(config, kernels):
+            bar.set_postfix_str(config.name.removeprefix(f"{config.benchmark}-"))
+            return execute(run, records[config].with_suffix(".ipynb"), asdict(config) | dict(profile=profile.name, hub=profile.hub), root, kernels)
+        for outcome in side_by_side(make, todo, places): outcomes.append(outcome); bar.update()
+        bar.close()
         for name in artefacts:  # what measures speed and memory does so in a kernel as it comes
             outcomes.append(execute(experiments/f"{name}.ipynb", root/"data"/"cache"/"notebooks"/profile.name/f"{name}.ipynb", dict(profile=profile.name), root,
-                kernels if ARTEFACTS[name].arms else None))
+                None if ARTEFACTS[name].named else places[0]))
     return outcomes
 
 # %% ../nbs/13_experiments.ipynb #157edc6e
@@ -435,13 +466,14 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Distil chain
 @app.callback()
 def main(): "Distil chain-of-thought reasoning into small models."
 
-# %% ../nbs/13_experiments.ipynb #9f5e0ed3
+# %% ../nbs/13_experiments.ipynb #b7e663ca
 @app.command("reproduce")
 def reproduce_command(
     artefacts: list[str] = typer.Argument(None, help="Tables and figures to make; those of the profile if none is named."),
     profile: str = typer.Option("lab", help="A section of settings.ini: lab, lab-full, colab, paper, …"),
     show: bool = typer.Option(False, "--list", help="List the artefacts and stop."),
     dry_run: bool = typer.Option(False, help="List the runs, finished and to do, with what each would ask its teacher and what that costs, and stop."),
+    jobs: int = typer.Option(0, min=0, help="Runs at once, each with its share of the cores and a GPU of CUDA_VISIBLE_DEVICES; 0 for as many as the profile's threads allow, else one."),
     budget: float = typer.Option(None, help="USD that teachers may cost from now on; a hard stop."),
 ):
     "Make tables and figures, running what they need. Exits with 0 only when all of it exists."
@@ -452,7 +484,7 @@ def reproduce_command(
         names = artefacts or chosen.artefacts or [name for name, a in ARTEFACTS.items() if not (a.named or a.lab and chosen.parameters.get("benchmark") in BENCHMARKS)]
         if dry_run: return print(*dry(names, chosen, root), sep="\n")
         if budget is not None: os.environ["COT_DISTILL_CEILING"] = str(open_ledger(root).exposure() + budget)  # for every notebook that is run
-        outcomes = reproduce(names, chosen, root)
+        outcomes = reproduce(names, chosen, root, jobs=jobs)
     except ValueError as e: raise SystemExit(f"cot-distill: {e}")
     print(*report(outcomes, root/"figures"/profile, names), sep="\n")
     missing = [n for n in names if not (root/"figures"/profile/f"{n}.md").exists()]

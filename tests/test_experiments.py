@@ -1,5 +1,5 @@
 "Notebooks and their parameters, runs that fail or were interrupted, the command, and one true flow from question to table."
-import ast, json, re, shutil, subprocess, sys
+import ast, json, os, re, shutil, signal, subprocess, sys, threading, time
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -9,11 +9,12 @@ from typer.testing import CliRunner
 
 from cot_distill import experiments
 from cot_distill.experiments import (ARTEFACTS, Artefact, Profile, RunConfig, app, arm, ask_teacher, dry, execute, open_data, open_student, plan, project_root, read_profile,
-    reproduce, results_of, run_config, run_key, typed, write_run)
+    reproduce, results_of, run_config, run_key, shares, side_by_side, typed, write_run)
 from cot_distill.evaluation import metrics, predict
 from cot_distill.figures import read_predictions, read_results
 from cot_distill.kernels import ForkedKernel, forked_kernels
 from cot_distill.training import METHODS, train
+from test_kernels import gone
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted((ROOT/"nbs"/"experiments").glob("*.ipynb"))
@@ -144,6 +145,7 @@ pathlib.Path("figures/quick/tiny.md").write_text(str(len([*pathlib.Path(f"data/r
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     "A project of two runs and a table."
+    monkeypatch.setattr(experiments, "NEEDED", ())
     monkeypatch.setattr(experiments, "ARTEFACTS", dict(tiny=Artefact("Tiny", (arm("cot"), arm("ft")))))
     notebook(tmp_path/"nbs/experiments/run.ipynb", PARAMETERS, RUN)
     notebook(tmp_path/"nbs/experiments/tiny.ipynb", 'profile = "quick"', TABLE)
@@ -174,6 +176,59 @@ def test_a_failing_run_is_the_exit_code_though_the_table_exists(root):
     notebook(root/"nbs/experiments/run.ipynb", PARAMETERS, "1/0")
     shown = CliRunner().invoke(app, ["reproduce", "tiny", "--profile", "quick"])
     assert shown.exit_code == 1 and re.search("failed: lab-lab-gpt2-ft-native-s0.*: ZeroDivisionError: division by zero", shown.output)
+
+# several runs at once
+
+@pytest.mark.parametrize("cores, jobs, threads, gpus, share", [(2, 0, 0, "", [{}]), (2, 1, 0, "0,1", [{}]), (2, 0, 1, "", [dict(OMP_NUM_THREADS="1")]*2), (6, 0, 4, "", [dict(OMP_NUM_THREADS="4")]),
+    (8, 3, 0, "", [dict(OMP_NUM_THREADS="2")]*3), (2, 4, 0, "", [dict(OMP_NUM_THREADS="1")]*4), (8, 3, 0, "0,5", [dict(OMP_NUM_THREADS="2", CUDA_VISIBLE_DEVICES=g) for g in "050"])])
+def test_shares_of_the_machine(cores, jobs, threads, gpus, share, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    assert shares(jobs, threads) == share
+
+def test_a_failure_beside_others_begins_no_more():
+    begun, go = [], threading.Event()
+    def task(item, place):
+        begun.append(item)
+        if item == 1: raise ValueError("no such parameter")
+        go.wait(5)
+    with pytest.raises(ValueError): list(side_by_side(task, range(1, 100), ["here", "there"]))
+    go.set()
+    assert len(begun) <= 4
+
+MEET = """import os, pathlib, time
+pathlib.Path(f"here-{method}").write_text(os.environ.get("OMP_NUM_THREADS", "all"))
+while len([*pathlib.Path().glob("here-*")]) < 2: time.sleep(.05)
+"""
+
+def test_runs_side_by_side(root):
+    (root/"mended").touch()
+    notebook(root/"nbs/experiments/run.ipynb", PARAMETERS, MEET + RUN)
+    (root/"settings.ini").write_text("[quick]\nsteps = 2\nthreads = 3\n")
+    done = reproduce(["tiny"], read_profile("quick", root), root, progress=False, jobs=2)
+    assert [o.state for o in done] == ["done"]*3 and done[0].name.startswith("lab-lab-gpt2-cot") and {f.read_text() for f in root.glob("here-*")} == {"3"}
+
+STAY = """import os, pathlib, time
+pathlib.Path(f"here-{method}-{seed}").write_text(str(os.getpid()))
+if seed: time.sleep(600)
+"""
+COMMAND = """from cot_distill import experiments as e
+e.NEEDED, e.ARTEFACTS = (), dict(tiny=e.Artefact("Tiny", (e.arm("ft"),)))
+e.app()"""
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_an_interruption_keeps_what_is_finished_and_leaves_nobody_behind(root, jobs):
+    (root/"mended").touch()
+    (root/"settings.ini").write_text("[quick]\nsteps = 2\nseeds = 0 1 2 3\n")
+    notebook(root/"nbs/experiments/run.ipynb", PARAMETERS, STAY + RUN)
+    process = subprocess.Popen([sys.executable, "-c", COMMAND, "reproduce", "--profile", "quick", "--jobs", jobs], cwd=root, stderr=subprocess.DEVNULL)
+    while not all((root/f"here-ft-{seed}").exists() for seed in range(1, 1 + int(jobs))): time.sleep(.1)
+    time.sleep(.5)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) != 0
+    assert len([*(root/"data/results/quick").glob("*.json")]) == 1 and len([*root.glob("here-*")]) == 1 + int(jobs)
+    assert all(gone(int(f.read_text())) for f in root.glob("here-*"))
 
 def test_what_makes_a_run_another_run(root, tmp_path):
     run, config = root/"nbs/experiments/run.ipynb", run_config(benchmark="arc_easy", teacher=f"recording:{tmp_path}/said.jsonl")
