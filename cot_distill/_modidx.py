@@ -403,6 +403,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'cot_distill.prompts.pvc_messages': ('prompts.html#pvc_messages', 'cot_distill/prompts.py'),
                                      'cot_distill.prompts.refill_messages': ('prompts.html#refill_messages', 'cot_distill/prompts.py'),
                                      'cot_distill.prompts.refilled': ('prompts.html#refilled', 'cot_distill/prompts.py'),
+                                     'cot_distill.prompts.spaced': ('prompts.html#spaced', 'cot_distill/prompts.py'),
                                      'cot_distill.prompts.target_messages': ('prompts.html#target_messages', 'cot_distill/prompts.py'),
                                      'cot_distill.prompts.text_options': ('prompts.html#text_options', 'cot_distill/prompts.py'),
                                      'cot_distill.prompts.topic_messages': ('prompts.html#topic_messages', 'cot_distill/prompts.py'),

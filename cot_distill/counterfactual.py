@@ -30,8 +30,8 @@ def bases(word:str)->set[str]: # in lower case
     word = word.casefold()
     return {word} | {base for ending, rest in ENDINGS if len(base := ending.sub(rest, word)) > 2}
 
-# %% ../nbs/06_counterfactual.ipynb #b534a370
-WORD = re.compile(r"(?<!['’])\b\w+(?:['’](?!s\b)\w+)*") # a possessive 's is not part of its word, and stays visible
+# %% ../nbs/06_counterfactual.ipynb #8c12dfdb
+WORD = re.compile(r"(?<!['’])(?<![^\W_])[^\W_]+(?:['’](?!s\b)[^\W_]+)*") # no possessive 's, and no blank to be filled in: they stay visible
 
 def locate(phrase:str, text:str)->list[tuple[int, int]]: # (start, end) of every occurrence; empty when there is none
     "Where `phrase` stands in `text`: in any case, any regular form of its words, and without an article before it."

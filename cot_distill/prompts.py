@@ -6,8 +6,8 @@
 __all__ = ['LANGUAGES', 'FORMAT', 'LOOKS', 'PLACES', 'ARTICLE', 'CUE', 'LETTER', 'ANOTHER', 'STRICT', 'REFUSAL', 'MASK', 'SLOT',
            'PROMPTS', 'SHOWN', 'Language', 'language_named', 'cot_messages', 'Reply', 'letter_options', 'plain',
            'text_options', 'options_named', 'clause', 'answer_statements', 'bare_options', 'parse_reply', 'listed',
-           'asked', 'topic_messages', 'topic_words', 'target_messages', 'refill_messages', 'fills', 'refilled',
-           'agreement', 'pvc_messages', 'nvc_messages']
+           'asked', 'topic_messages', 'topic_words', 'target_messages', 'refill_messages', 'spaced', 'fills',
+           'refilled', 'agreement', 'pvc_messages', 'nvc_messages']
 
 # %% ../nbs/02_prompts.ipynb #071b51c8
 import re, unicodedata
@@ -256,7 +256,7 @@ def target_messages(question:Question, language:str="en")->list[dict[str, str]]:
             "smallest change; not the one that is right now. Write one line in exactly this form and nothing else, where X is the letter of the option you choose:\n" + FORMAT)
     return asked(question, task, "Right option")
 
-# %% ../nbs/02_prompts.ipynb #51a705be
+# %% ../nbs/02_prompts.ipynb #07ab10a0
 MASK = "[MASK]"
 
 def refill_messages(question:Question,   # its stem with masks; `answer` is the target
@@ -269,14 +269,18 @@ def refill_messages(question:Question,   # its stem with masks; `answer` is the 
             "Reply with the whole new question on one line, in exactly this form:\nQuestion: ...")
     return asked(question, task, "Target option")
 
-SLOT = re.compile(r"(?:\b(an?) )?\[MASK\]", re.I) # a mask, with the article whose form hangs on what follows
+def spaced(text:str)->str: return " ".join(unicodedata.normalize("NFKC", text).split())
+
+SLOT = re.compile(r"(?:\b(an?)\s+)?\[MASK\]", re.I) # a mask, with the article whose form hangs on what follows
 
 def fills(said:str, masked:str)->list[str]|None: # one per mask, with the article before it; None where other words changed
     "What `said` puts in place of each mask."
-    parts = SLOT.split(plain(masked))  # visible, article or None, visible, …
-    slots = [r"(an? \S(?:.*?\S)?)" if article else r"(\S(?:.*?\S)?)" for article in parts[1::2]] + [""]
-    m = re.fullmatch("".join(re.escape(visible) + slot for visible, slot in zip(parts[::2], slots)), plain(said), re.I)
-    return m and list(m.groups())
+    for form in (spaced, plain):  # a blank such as _____ is part of the question; stars around words may be the teacher's
+        parts = SLOT.split(form(masked))  # visible, article or None, visible, …
+        steps = [(r"(an? \S(?:.*?\S)??)" if article else r"(\S(?:.*?\S)??)") + re.escape(visible) + "(?=an? )"*bool(following)
+            for article, visible, following in zip(parts[1::2], parts[2::2], [*parts[3::2], None])]
+        steps = [f"(?>{step})" for step in steps[:-1]] + steps[-1:]  # each at its first place: no search through all ways to divide the words
+        if m := re.fullmatch(re.escape(parts[0]) + "".join(steps), form(said), re.I): return list(m.groups())
 
 def refilled(text:str, question:Question)->tuple[str|None, str|None]: # new stem; or None and why
     "Read a refill: no mask is left, and every other word is in its place."

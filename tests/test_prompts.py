@@ -1,4 +1,6 @@
 "Replies that the prompts notebook does not show, and the format in all languages."
+import time
+
 import pytest
 from cot_distill.prompts import FORMAT, LANGUAGES, cot_messages, letter_options, parse_reply
 from cot_distill.questions import Question
@@ -92,3 +94,10 @@ def test_agreement(): assert agreement([], "A") == 0 and agreement([parse_reply(
     ("The _____ is [MASK]", "Question: The _____ is smoother", "The _____ is smoother"), ("The _____ is [MASK]", "Question: The ___ is smoother", "The _____ is smoother"),
     ("[MASK] ran  on [MASK].", "Question: Ann ran on sand.", "Ann ran  on sand."), ("At 5 m² [MASK]", "Question: At 5 m2 it rains", "At 5 m² it rains"), ("[MASK]", "Question: anything", "anything")])
 def test_what_was_not_masked_stays_to_the_letter(masked, said, stem): assert refilled(said, Question("q", "t", "en", masked, Q.choices, "B")) == (stem, None)
+
+def test_many_masks_are_read_in_no_time():
+    masked = " the ".join([MASK]*40) + " end"
+    start = time.perf_counter()
+    assert refilled("Question: " + "a the b the "*60 + "no", Question("q", "t", "en", masked, Q.choices, "B")) == (None, "other words changed")
+    assert refilled("Question: " + " the ".join("x"*40) + " end", Question("q", "t", "en", masked, Q.choices, "B"))[0] == " the ".join("x"*40) + " end"
+    assert time.perf_counter() - start < 1
