@@ -160,6 +160,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'cot_distill.experiments.execute': ('experiments.html#execute', 'cot_distill/experiments.py'),
                                          'cot_distill.experiments.fingerprint': ( 'experiments.html#fingerprint',
                                                                                   'cot_distill/experiments.py'),
+                                         'cot_distill.experiments.interleaved': ( 'experiments.html#interleaved',
+                                                                                  'cot_distill/experiments.py'),
                                          'cot_distill.experiments.ledger_command': ( 'experiments.html#ledger_command',
                                                                                      'cot_distill/experiments.py'),
                                          'cot_distill.experiments.main': ('experiments.html#main', 'cot_distill/experiments.py'),

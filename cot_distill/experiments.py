@@ -7,11 +7,12 @@ __all__ = ['CHOICES', 'METHODS_M', 'PAPER_C', 'ARTEFACTS', 'NEEDED', 'app', 'Run
            'Profile', 'project_root', 'read_profile', 'parse_profile', 'Artefact', 'configs_of', 'plan', 'code_of',
            'fingerprint', 'run_key', 'Data', 'open_teacher', 'open_data', 'study', 'rationale_requests', 'requests_of',
            'ask_teacher', 'steps_of', 'open_student', 'environment', 'write_run', 'spell_out', 'Outcome', 'execute',
-           'shares', 'side_by_side', 'reproduce', 'main', 'reproduce_command', 'open_ledger', 'quotes', 'dry', 'report',
-           'ledger_command', 'results_of', 'compare']
+           'shares', 'side_by_side', 'interleaved', 'reproduce', 'main', 'reproduce_command', 'open_ledger', 'quotes',
+           'dry', 'report', 'ledger_command', 'results_of', 'compare']
 
-# %% ../nbs/13_experiments.ipynb #854a701d
+# %% ../nbs/13_experiments.ipynb #edb4c13b
 import configparser, hashlib, json, os, platform, re, time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -432,7 +433,14 @@ def side_by_side(task, items, places:list): # results of `task(item, place)`, in
 # %% ../nbs/13_experiments.ipynb #8c99d217
 NEEDED = ("cot_distill.evaluation", "cot_distill.experiments", "cot_distill.figures", "cot_distill.training", "statsmodels.stats.proportion") # by runs and tables
 
-# %% ../nbs/13_experiments.ipynb #c963bcd8
+# %% ../nbs/13_experiments.ipynb #8260a9fd
+def interleaved(configs:list[RunConfig], jobs:int) -> list[RunConfig]:
+    "As many seeds side by side as there are jobs, in the order of their runs."
+    seeds, done, place = list(dict.fromkeys(c.seed for c in configs)), Counter(), {}
+    for c in configs: place[c] = seeds.index(c.seed)//jobs, done[c.seed]; done[c.seed] += 1
+    return sorted(configs, key=place.get)
+
+# %% ../nbs/13_experiments.ipynb #7c5a5865
 def reproduce(artefacts:list[str], profile:Profile, root:Path|None=None, progress:bool=True,
     jobs:int=0 # runs at once; 0 for as many as the profile's `threads` allow, one without it
 ) -> list[Outcome]:
@@ -451,7 +459,7 @@ def reproduce(artefacts:list[str], profile:Profile, root:Path|None=None, progres
         def make(config, kernels):
             bar.set_postfix_str(config.name.removeprefix(f"{config.benchmark}-"))
             return execute(run, records[config].with_suffix(".ipynb"), asdict(config) | dict(profile=profile.name, hub=profile.hub), root, kernels)
-        for outcome in side_by_side(make, todo, places): outcomes.append(outcome); bar.update()
+        for outcome in side_by_side(make, interleaved(todo, len(places)), places): outcomes.append(outcome); bar.update()
         bar.close()
         for name in artefacts:  # what measures speed and memory does so in a kernel as it comes
             outcomes.append(execute(experiments/f"{name}.ipynb", root/"data"/"cache"/"notebooks"/profile.name/f"{name}.ipynb", dict(profile=profile.name), root,
@@ -466,7 +474,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Distil chain
 @app.callback()
 def main(): "Distil chain-of-thought reasoning into small models."
 
-# %% ../nbs/13_experiments.ipynb #b7e663ca
+# %% ../nbs/13_experiments.ipynb #e9c77b59
 @app.command("reproduce")
 def reproduce_command(
     artefacts: list[str] = typer.Argument(None, help="Tables and figures to make; those of the profile if none is named."),
