@@ -307,6 +307,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'cot_distill.lab.World.vary': ('lab.html#world.vary', 'cot_distill/lab.py'),
                                  'cot_distill.lab.World.word': ('lab.html#world.word', 'cot_distill/lab.py'),
                                  'cot_distill.lab.World.words': ('lab.html#world.words', 'cot_distill/lab.py'),
+                                 'cot_distill.lab.choose_target': ('lab.html#choose_target', 'cot_distill/lab.py'),
                                  'cot_distill.lab.confusable': ('lab.html#confusable', 'cot_distill/lab.py'),
                                  'cot_distill.lab.draw': ('lab.html#draw', 'cot_distill/lab.py'),
                                  'cot_distill.lab.explain': ('lab.html#explain', 'cot_distill/lab.py'),

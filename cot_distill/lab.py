@@ -6,7 +6,7 @@
 __all__ = ['CHILDREN', 'LEXICON', 'WORDS', 'KINDS', 'ATTRIBUTES', 'WEATHERS', 'PLACE', 'PRICE', 'RELATIONS', 'MASKED', 'NO_CUE',
            'FAMILIES', 'STYLES', 'CUES', 'KEYS', 'TOPICS', 'VIEWS', 'turkish_genitive', 'pattern_parts', 'Grammar',
            'Meaning', 'draw', 'stream', 'confusable', 'World', 'read_knob', 'explain', 'refute', 'name_topics',
-           'refill', 'Check']
+           'refill', 'choose_target', 'Check']
 
 # %% ../nbs/01_lab.ipynb #a4a4fc6c
 import random, re
@@ -657,7 +657,7 @@ def name_topics(world, question, language, know, toss):
     forms = lambda slot: [f for f in getattr(grammar, slot)[meaning.numbers[slot]] if f.lower() in stem]
     return "\n".join(max(forms(slot), key=len) for slot in TOPICS[meaning.family])
 
-# %% ../nbs/01_lab.ipynb #232701b5
+# %% ../nbs/01_lab.ipynb #e6baa536
 def refill(world, question, language, know, toss): # `question.answer` is the target
     "Other words in place of the masks, so that the target becomes right."
     target = question.choices.get(question.answer)
@@ -667,7 +667,15 @@ def refill(world, question, language, know, toss): # `question.answer` is the ta
         if answer is not None and world.word(meaning, answer, question.language) == target: return f"Question: {world.stem(meaning, question.language)}"
     return "There is no such question."
 
-VIEWS = dict(cot=explain, pvc=explain, nvc=refute, topic=name_topics, refill=refill)
+def choose_target(world, question, language, know, toss): # `question.answer` is the right option
+    "The other option that the question could be changed for by a single topic word, as far as the teacher knows."
+    meaning = world.meaning(question)
+    changed = [meaning._replace(numbers=meaning.numbers | {slot: i}) for slot in TOPICS[meaning.family] for i in range(len(getattr(world.grammar["en"], slot)))]
+    leads = [world.word(m, answer, question.language) for m in changed if (answer := world.reason(m, know)[1]) is not None]
+    others = [l for l, text in question.choices.items() if l != question.answer and text in leads]
+    return f"Answer: ({min(others, key=lambda l: leads.index(question.choices[l]), default='none')})"
+
+VIEWS = dict(cot=explain, pvc=explain, nvc=refute, topic=name_topics, target=choose_target, refill=refill)
 
 # %% ../nbs/01_lab.ipynb #3cc5e66f
 @dataclass

@@ -172,6 +172,13 @@ def test_refills_are_questions_whose_answer_is_the_target(family):
         assert world.meaning(new).numbers.get("cue") == world.meaning(q).numbers.get("cue")
     assert made > 10
 
+def test_the_target_chosen_by_the_teacher_can_be_reached():
+    world = replace(FAIR, unsure=0)
+    for q in world.questions("train", ("en",))[::9]:
+        chosen = world.reply(q, "en", "target").removeprefix("Answer: (").removesuffix(")")
+        assert chosen != q.answer and (chosen in q.choices or chosen == "none")
+        if q.benchmark == "lab:shelter": assert chosen in q.choices  # another weather leads to another place
+
 def test_a_true_fact_of_another_question_does_not_settle_this_one():
     a, b = WORLD.questions("train", ("en",))[:2]
     rationale = said(World(seed=3, unsure=0), a)[0]
