@@ -7,14 +7,16 @@ __all__ = ['CausalDecoder', 'Seq2SeqDecoder', 'decoder_of', 'write', 'generate_v
            'rank', 'Prediction', 'predict', 'wilson', 'Estimate', 'over_seeds', 'Paired', 'paired', 'metrics',
            'confidence', 'vote', 'predict_modes', 'mode_metrics']
 
-# %% ../nbs/11_evaluation.ipynb #72a1d72d
+# %% ../nbs/11_evaluation.ipynb #3b0a4cfb
 import math, re, unicodedata
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
-# %% ../nbs/11_evaluation.ipynb #65e5c90c
+# %% ../nbs/11_evaluation.ipynb #9a4bc5f7
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import DynamicCache, EncoderDecoderCache
 
@@ -24,7 +26,7 @@ from .questions import LETTERS, Question, canonical
 from .views import CONTROLS, shuffled_view, view_of
 from .students import ANSWER_MARK, Student, products, shared_logps, state_logits, target_text
 
-# %% ../nbs/11_evaluation.ipynb #7599bcad
+# %% ../nbs/11_evaluation.ipynb #47982e6a
 class CausalDecoder:
     "Prompts being continued by a decoder-only student."
     def __init__(self, model, input_ids:Tensor, attention_mask:Tensor): # (B, P), padded left
@@ -33,6 +35,17 @@ class CausalDecoder:
     def keep(self, rows:Tensor):
         "Go on with these rows only; a row may be given several times."
         self.cache.batch_select_indices(rows); self.mask, self.hidden = self.mask[rows], self.hidden[rows]
+        self._widen(int(self.mask.any(0).int().argmax()))
+    def _widen(self, left): # by so many columns less on the left
+        self.mask = F.pad(self.mask, (-left, 0))
+        for layer in self.cache.layers if left else (): layer.keys, layer.values = (F.pad(x, (0, 0, -left, 0)) for x in (layer.keys, layer.values))
+    def join(self, other):
+        "Continue the rows of another decoder as well, after one's own."
+        wider = other.mask.shape[1] - self.mask.shape[1]
+        (self if wider > 0 else other)._widen(-abs(wider))
+        for mine, theirs in zip(self.cache.layers, other.cache.layers):
+            mine.keys, mine.values = torch.cat([mine.keys, theirs.keys]), torch.cat([mine.values, theirs.values])
+        self.mask, self.hidden = torch.cat([self.mask, other.mask]), torch.cat([self.hidden, other.hidden])
     def read(self, tokens:Tensor, mask:Tensor): # (b, n), padded left
         "Read more of each row; its last state is `hidden` (b, H)."
         before = self.mask.sum(-1, keepdim=True)
@@ -59,10 +72,10 @@ class Seq2SeqDecoder:
         self.hidden = self.model.get_decoder()(input_ids=tokens[:, None], encoder_hidden_states=self.states, encoder_attention_mask=self.mask,
             past_key_values=self.cache, use_cache=True).last_hidden_state[:, -1]
 
-# %% ../nbs/11_evaluation.ipynb #5ea3633d
+# %% ../nbs/11_evaluation.ipynb #5f62829d
 def decoder_of(student:Student, asked:list[list[list[int]]]) -> CausalDecoder|Seq2SeqDecoder: # per question, the token ids of its prompts
     "A decoder with one row for each prompt of each question."
-    whole = student.seq2seq or all(p == prompts[0] for prompts in asked for p in prompts)
+    whole = student.seq2seq or _local(student.model.config) or all(p == prompts[0] for prompts in asked for p in prompts)
     asked = [part for prompts in asked for part in ([prompts] if _shared(prompts, whole) else [[p] for p in prompts])]
     heads = [prompts[0][:_shared(prompts, whole)] for prompts in asked]
     tails = [p[len(head):] for head, prompts in zip(heads, asked) for p in prompts]
@@ -72,55 +85,64 @@ def decoder_of(student:Student, asked:list[list[list[int]]]) -> CausalDecoder|Se
     if any(tails): decoder.read(*read(tails))
     return decoder
 
-# %% ../nbs/11_evaluation.ipynb #423573cd
+# %% ../nbs/11_evaluation.ipynb #a7c7940b
 def _shared(prompts, whole): # how many tokens to read once: all or none if `whole`, else some that leave each prompt its last
     shortest = min(map(len, prompts))
     common = next((i for i, tokens in enumerate(zip(*prompts)) if len({*tokens}) > 1), shortest)
     return common*(common == max(map(len, prompts))) if whole else min(common, shortest - 1)
 
+def _local(config): return any(getattr(config, name, None) for name in ("window_size", "sliding_window"))  # tails of unequal length leave gaps
+
 def _padded(student, prompts): # input_ids, attention_mask (B, P)
     batch = student.collate([dict(prompt=p, targets=[[0]], positive=[True]) for p in prompts])
     return batch["input_ids"], batch["attention_mask"]
 
-# %% ../nbs/11_evaluation.ipynb #92d523dd
+# %% ../nbs/11_evaluation.ipynb #f7e13209
 @torch.no_grad()
-def write(student:Student, decoder:CausalDecoder|Seq2SeqDecoder, max_new_tokens:int,
-    temperature:float=0., seed:int=0 # 0 takes the most likely token, else tokens are sampled
-) -> list[list[int]]: # per row, without the token that ends
-    "Continue every row of a decoder until it ends."
-    alive = torch.arange(len(decoder.hidden), device=decoder.hidden.device)
-    written, random = [[] for _ in alive], torch.Generator(alive.device).manual_seed(seed)
-    for _ in range(max_new_tokens):
+def write(student:Student, asked:list[list[list[int]]], # per question, the token ids of its prompts
+    max_new_tokens:int, batch_size:int=64, # rows that are continued together
+    temperature:float=0., seed:int=0, # 0 takes the most likely token, else tokens are sampled
+    progress:bool=False) -> list[list[int]]: # per prompt, without the token that ends
+    "What follows each prompt, until it ends."
+    device, waiting, decoder = student.model.device, list(enumerate(accumulate(map(len, asked), initial=0)))[:-1], None
+    written, alive, random = [[] for prompts in asked for _ in prompts], torch.tensor([], dtype=torch.long, device=device), torch.Generator(device).manual_seed(seed)
+    bar = tqdm(total=len(written), desc="decoding", disable=not progress)
+    while waiting or len(alive):
+        if waiting and len(alive) <= (0 if student.seq2seq else batch_size//2):
+            free = max(1, (batch_size - len(alive))//len(asked[waiting[0][0]]))
+            now, waiting = waiting[:free], waiting[free:]
+            fresh = decoder_of(student, [asked[i] for i, _ in now])
+            if len(alive): decoder.join(fresh)
+            else: decoder = fresh
+            alive = torch.cat([alive, torch.tensor([first + n for i, first in now for n in range(len(asked[i]))], device=device)])
         scores = state_logits(student.model, decoder.hidden)
         tokens = torch.multinomial((scores/temperature).softmax(-1), 1, generator=random)[:, 0] if temperature else scores.argmax(-1)
-        going = (tokens != student.tokenizer.eos_token_id).nonzero()[:, 0]
-        if len(going) < len(tokens):
-            if not len(going): break
+        ended = [t == student.tokenizer.eos_token_id or len(written[row]) == max_new_tokens for row, t in zip(alive.tolist(), tokens.tolist())]
+        if any(ended):
+            going = torch.tensor([n for n, end in enumerate(ended) if not end], dtype=torch.long, device=device)
+            bar.update(len(alive) - len(going))
             tokens, alive = tokens[going], alive[going]
+            if not len(alive): continue
             decoder.keep(going)
         for row, token in zip(alive.tolist(), tokens.tolist()): written[row].append(token)
         decoder.step(tokens)
+    bar.close()
     return written
 
-# %% ../nbs/11_evaluation.ipynb #c04d915f
+# %% ../nbs/11_evaluation.ipynb #733a1380
 @torch.no_grad()
 def generate_views(student:Student, questions:list[Question],
     controls:list[str|None], # each question is asked once with each; the same one several times, at a temperature, gives samples
     max_new_tokens:int|None=None, # the student's `max_target` if None
-    batch_size:int=64, # rows that are continued together
-    progress:bool=False, **sampling # temperature, seed
+    **decoding # batch_size, temperature, seed, progress
 ) -> list[list[str]]: # for each question, in order, one text per control
-    "What the student writes when a question is asked in several ways, in batches of similar length."
+    "What the student writes when a question is asked in several ways."
     student.model.eval()
-    asked, written = [[student.encode_prompt(q, c) for c in controls] for q in questions], [None]*len(questions)
+    asked, texts = [[student.encode_prompt(q, c) for c in controls] for q in questions], [None]*len(questions)
     order = sorted(range(len(asked)), key=lambda i: -len(asked[i][0]))  # the longest first: memory runs out at once or never
-    size, views = max(1, batch_size//len(controls)), len(controls)
-    for start in tqdm(range(0, len(order), size), "decoding", disable=not progress):
-        rows = order[start:start + size]
-        with products(): ids = write(student, decoder_of(student, [asked[i] for i in rows]), max_new_tokens or student.max_target, **sampling)
-        texts = [text.strip() for text in student.tokenizer.batch_decode(ids, skip_special_tokens=True)]
-        for place, i in enumerate(rows): written[i] = texts[place*views:(place + 1)*views]
-    return written
+    with products(): ids = iter(write(student, [asked[i] for i in order], max_new_tokens or student.max_target, **decoding))
+    for i in order: texts[i] = [text.strip() for text in student.tokenizer.batch_decode([next(ids) for _ in controls], skip_special_tokens=True)]
+    return texts
 
 # %% ../nbs/11_evaluation.ipynb #0f23f29c
 def generate(student:Student, questions:list[Question], control:str|None=None, **decoding) -> list[str]: # as `generate_views`

@@ -1,12 +1,13 @@
 "Batched decoding against one at a time, awkward answers, and scores worked out by hand."
-import json
-from dataclasses import fields
+import json, random
+from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from cot_distill import evaluation
-from cot_distill.evaluation import Prediction, decoder_of, generate, generate_views, metrics, over_seeds, paired, predict, rank, read_answer, wilson
+from cot_distill.evaluation import CausalDecoder, Prediction, decoder_of, generate, generate_views, metrics, over_seeds, paired, predict, rank, read_answer, wilson, write
 from cot_distill.lab import World
 from cot_distill.questions import Question
 from cot_distill.students import ARCHITECTURES, CONTROL_TOKENS, plain_logps, small_student, target_text
@@ -33,17 +34,34 @@ def test_batched_decoding_equals_one_at_a_time(of, arch):
     student = of(arch)
     for control in (None, CONTROL_TOKENS[1]):
         alone = [generate(student, [q], control, max_new_tokens=10)[0] for q in QUESTIONS]
-        assert generate(student, QUESTIONS, control, max_new_tokens=10) == alone == generate(student, QUESTIONS, control, max_new_tokens=10, batch_size=2)
+        assert all(generate(student, QUESTIONS, control, max_new_tokens=10, batch_size=size) == alone for size in (1, 2, 3, 4, 64))
     assert len(set(alone)) > 1
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_free_places_are_taken(of, arch, monkeypatch):
+    "With an end that comes at different times, rows leave and others join them; each is continued as if alone."
+    student, rng = of(arch), random.Random(1)
+    asked = [[[rng.randrange(4, 60) for _ in range(rng.randint(2, 40))]] for _ in range(12)]
+    monkeypatch.setattr(student, "tokenizer", SimpleNamespace(pad_token_id=0, eos_token_id=-1))
+    long = [write(student, [a], 30)[0] for a in asked]
+    ends = max(range(4, 60), key=lambda token: len({ids.index(token) if token in ids else 30 for ids in long}))
+    student.tokenizer.eos_token_id = ends
+    expected = [ids[:ids.index(ends)] if ends in ids else ids for ids in long]
+    assert len({*map(len, expected)}) > 2
+    joined, join = [], CausalDecoder.join
+    monkeypatch.setattr(CausalDecoder, "join", lambda self, other: (joined.append(1), join(self, other)))
+    assert all(write(student, asked, 30, batch_size=size) == expected for size in (2, 3, 4, 8))
+    assert bool(joined) != student.seq2seq
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_views_share_what_they_read(of, arch):
     "Each writes what it would write alone."
     student, views = of(arch), [None, *CONTROL_TOKENS, CONTROL_TOKENS[0]]
-    alone = [[generate(student, [q], view, max_new_tokens=8)[0] for view in views] for q in QUESTIONS]
-    assert generate_views(student, QUESTIONS, views, max_new_tokens=8) == alone == generate_views(student, QUESTIONS, views, max_new_tokens=8, batch_size=5)
+    questions = [*QUESTIONS, replace(QUESTIONS[1], id="long", stem=" ".join(STEMS*4))]   # longer than GPT-Neo's window
+    alone = [[generate(student, [q], view, max_new_tokens=8)[0] for view in views] for q in questions]
+    assert all(generate_views(student, questions, views, max_new_tokens=8, batch_size=size) == alone for size in (1, 5, 9, 64))
     assert len({*alone[1]}) > 1 and alone[1][1] == alone[1][3]
-    assert [t for t, _ in generate_views(student, QUESTIONS, [None, None], max_new_tokens=8)] == [texts[0] for texts in alone]
+    assert [t for t, _ in generate_views(student, QUESTIONS, [None, None], max_new_tokens=8)] == [texts[0] for texts in alone[:5]]
 
 @pytest.mark.parametrize("arch", ["t5", "gpt2"])
 def test_the_shared_beginning_is_read_once(of, arch, monkeypatch):
