@@ -448,7 +448,7 @@ def text_box(ax, x:float, y:float, width:float, # of its left upper corner, in t
     ax.text(x + width/2, y - height/2, "\n".join(lines), ha="center", va="center", fontsize=6.5, linespacing=1.25)
     return y - height
 
-# %% ../nbs/12_figures.ipynb #2fa9322c
+# %% ../nbs/12_figures.ipynb #de3c4714
 def plot_pipeline(
     example, # an `Example` with right and wrong rationales
     teacher:str, student:str, negative:str="L_{nR}", # how they are called
@@ -458,7 +458,7 @@ def plot_pipeline(
     q, arrow = example.question, dict(arrowstyle="-|>", color="#555555", lw=.9)
     said = [(t, "✓", "#0072B2") for t in example.positives] + [(t, "✗", "#D55E00") for t in example.negatives]
     with rc_context(STYLE):
-        fig = Plot(figsize=size)
+        fig = Plot(figsize=size, layout="none")  # the only axes fill it
         ax = fig.add_axes((0, 0, 1, 1)); ax.set(xlim=(0, 1), ylim=(0, 1)); ax.axis("off")
         for x, head in ((.13, f"question ({q.language})"), (.5, f"rationales of {teacher}"), (.87, f"loss of {student}")): ax.text(x, .96, head, ha="center", weight="bold", fontsize=8)
         text_box(ax, .01, .72, .24, [*wrap(q.stem, 34), *(f"{'✓' if l == q.answer else '  '} ({l}) {c}" for l, c in q.choices.items())])

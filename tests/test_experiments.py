@@ -222,7 +222,8 @@ def test_an_interruption_keeps_what_is_finished_and_leaves_nobody_behind(root, j
     (root/"mended").touch()
     (root/"settings.ini").write_text("[quick]\nsteps = 2\nseeds = 0 1 2 3\n")
     notebook(root/"nbs/experiments/run.ipynb", PARAMETERS, STAY + RUN)
-    process = subprocess.Popen([sys.executable, "-c", COMMAND, "reproduce", "--profile", "quick", "--jobs", jobs], cwd=root, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-c", COMMAND, "reproduce", "--profile", "quick", "--jobs", jobs], cwd=root, stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a test run in the background of a shell ignores it
     while not all((root/f"here-ft-{seed}").exists() for seed in range(1, 1 + int(jobs))): time.sleep(.1)
     time.sleep(.5)
     process.send_signal(signal.SIGINT)
