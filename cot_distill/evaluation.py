@@ -307,7 +307,7 @@ def predict_modes(student:Student, questions:list[Question], modes:tuple=("plain
     if "shuffled" in modes: found["shuffled"] = [d if shuffled_view(q) == "pvc" else e for q, d, e in zip(questions, found["direct"], found["elimination"])]
     return {mode: found[mode] for mode in modes}
 
-# %% ../nbs/11_evaluation.ipynb #975e2dbf
+# %% ../nbs/11_evaluation.ipynb #55f13028
 def mode_metrics(told:dict[str, list[Prediction]], # of `predict_modes`
     questions:list[Question], group=group_of,
     cued=None, # question -> the option that a spurious cue points to, or None, e.g. `World.cued`
@@ -317,7 +317,7 @@ def mode_metrics(told:dict[str, list[Prediction]], # of `predict_modes`
     for mode, predictions in told.items():
         pointed = [(p, cued(asked[p.question_id])) for p in predictions] if cued else []
         misled = [p.predicted == letter for p, letter in pointed if letter not in (None, p.answer)]
-        views = [view_of(read_answer(p.output, asked[p.question_id]).rationale, asked[p.question_id]) for p in predictions]
+        views = [view_of(read_answer(p.output, asked[p.question_id]).rationale, asked[p.question_id], p.predicted) for p in predictions]
         found[mode] = metrics(predictions, group) | dict(chance=sum(1/len(asked[p.question_id].choices) for p in predictions)/max(1, len(predictions)),
             views={view: views.count(view)/len(views) for view in ("pvc", "nvc", "mixed")}, follows_cue=sum(misled)/len(misled) if misled else None)
     return found

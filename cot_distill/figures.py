@@ -350,7 +350,7 @@ def write_rationales(
     DataFrame(steps).to_csv(folder/f"{name}.csv", index=False, lineterminator="\n")
     return Markdown(written)
 
-# %% ../nbs/12_figures.ipynb #7317b00a
+# %% ../nbs/12_figures.ipynb #474ae604
 def plot_rationales(pairs:DataFrame, names:tuple[str, str], width:float=7) -> Plot: # as for `write_rationales`; inches
     "Rationales side by side, each step in the colour of its verdict."
     lines = lambda text, chars: wrap(text, chars) or [""]
@@ -358,7 +358,7 @@ def plot_rationales(pairs:DataFrame, names:tuple[str, str], width:float=7) -> Pl
     for _, p in pairs.iterrows():
         sides = []
         for side in ("first", "second"):
-            steps = [(line, MARKS[s["verdict"]][1]) for s in p[f"steps_{side}"] for line in lines(f"{MARKS[s['verdict']][0]} {s['sentence']}", int(8.2*width))]
+            steps = [(line, MARKS[s["verdict"]][1]) for s in p[f"steps_{side}"] for line in lines(f"{MARKS[s['verdict']][0]} {s['sentence']}", int(8.8*width))]
             sides.append([*steps, (ending(p, side), "#000000")])
         blocks.append((lines(f"{p.question_first.strip()} (key: {p.answer_first}; {p.outcome}: {p.share:.0%} of the questions)".replace("\n", " "), int(17*width)), sides))
     rows = 1.5 + sum(len(head) + max(map(len, sides)) + 1 for head, sides in blocks)

@@ -38,11 +38,12 @@ def forgotten(text:str, question:Question)->list[str]: # letters
     "The wrong options that a rationale says nothing of."
     return [letter for letter in question.choices if letter != question.answer and not names_option(text, question, letter)]
 
-# %% ../nbs/07_views.ipynb #fb25c218
-def view_of(text:str, question:Question)->str: # pvc, nvc, mixed, or "" where there is no text
-    "The view that a rationale takes."
-    left, wrong = len(forgotten(text, question)), len(question.choices) - 1
-    return "" if not text.strip() else "nvc" if left == 0 else "pvc" if left == wrong else "mixed"
+# %% ../nbs/07_views.ipynb #7e365b15
+def view_of(text:str, question:Question, answer:str|None)->str: # `answer`: the letter that the text ends in
+    "The view that a rationale takes: pvc, nvc, mixed, or none where it speaks of no option."
+    named = {letter for letter in question.choices if names_option(text, question, letter)}
+    if not named or answer is None: return "none"
+    return "pvc" if named == {answer} else "mixed" if answer in named else "nvc"
 
 # %% ../nbs/07_views.ipynb #fcf58b16
 def view_fault(rationale:Rationale, question:Question)->str|None: # the reason, or None

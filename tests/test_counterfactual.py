@@ -143,7 +143,7 @@ def test_views_of_originals_and_counterfactuals(views):
     assert {(e.question.id, e.control) for e in examples} == {(q.id, c) for q in questions for v, c in CONTROLS.items() if (q.id, v) not in lost}
     for e in examples:
         (target,) = e.positives
-        assert target.answer == e.question.answer and not e.negatives and (e.control == CONTROLS["pvc"] or view_of(target.text, e.question) == "nvc")
+        assert target.answer == e.question.answer and not e.negatives and (e.control == CONTROLS["pvc"] or view_of(target.text, e.question, e.question.answer) == "nvc")
 
 def test_views_without_tokens_and_one_view(views):
     questions, rationales = views

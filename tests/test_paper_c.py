@@ -162,8 +162,8 @@ def taught(tmp_path_factory):
     "A student that writes another view for each token, and knows the answers by heart."
     questions = [Question(f"q{i}", "t", "en", f"What is number {i}?", dict(A="red", B="blue", C="green"), "ABC"[i%3]) for i in range(6)]
     from cot_distill.diversity import Example, Target
-    student = small_student("gpt2", [f"{q.stem} (A) red (B) blue (C) green is not it Answer: A B C" for q in questions], width=64, layers=2, heads=2, max_prompt=64, max_target=48, seed=1)
-    view = lambda q, c: "It is fit." if c == CONTROLS["pvc"] else " ".join(f"({l}) is not it." for l in q.choices if l != q.answer)
+    student = small_student("gpt2", [f"{q.stem} (A) red (B) blue (C) green is fit . is not it Answer: A B C" for q in questions], width=64, layers=2, heads=2, max_prompt=64, max_target=48, seed=1)
+    view = lambda q, c: f"{q.answer_text} is fit." if c == CONTROLS["pvc"] else " ".join(f"({l}) is not it." for l in q.choices if l != q.answer)
     rows = [student.encode(Example(q, (Target(view(q, c), q.answer),), control=c)) for q in questions for c in CONTROLS.values()]
     train(student, rows, tmp_path_factory.mktemp("taught"), steps=150, batch_size=12, lr=3e-3)
     return student, questions

@@ -59,4 +59,4 @@ def test_negative_views_of_every_number_of_options(benchmark, most):
     assert max(len(q.choices) for q in questions) <= most
     for q in questions:
         wrong = [letter for letter in q.choices if letter != q.answer]
-        assert view_of(" ".join(f"({letter}) fails." for letter in wrong), q) == "nvc" and forgotten(" ".join(f"({letter}) fails." for letter in wrong[1:]), q) == wrong[:1]
+        assert view_of(" ".join(f"({letter}) fails." for letter in wrong), q, q.answer) == "nvc" and forgotten(" ".join(f"({letter}) fails." for letter in wrong[1:]), q) == wrong[:1]
