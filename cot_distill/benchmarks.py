@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHAPES', 'CONTENDERS', 'Setting', 'model_of', 'batch_of', 'our_step', 'trl_step', 'contender', 'resident_mb',
-           'others_seconds', 'timed', 'measure', 'matmul_share', 'lab_rows', 'loop', 'measure_training', 'ragged',
-           'decoding_student', 'library_texts', 'measure_decoding', 'measured']
+           'forget_peak', 'others_seconds', 'timed', 'measure', 'matmul_share', 'profiled', 'lab_rows', 'loop',
+           'measure_training', 'ragged', 'decoding_student', 'library_texts', 'measure_decoding', 'measured']
 
 # %% ../nbs/14_benchmarks.ipynb #2a057678
 import gc, hashlib, json, os, random, statistics, subprocess, sys, tempfile, time
@@ -120,11 +120,17 @@ def contender(name:str, setting:Setting) -> tuple: # (model, optimizer, step); V
 # %% ../nbs/14_benchmarks.ipynb #9fcccf9b
 CONTENDERS = ("shared", "shared, PyTorch's products", "plain", "trl-orpo")
 
-# %% ../nbs/14_benchmarks.ipynb #220bda10
+# %% ../nbs/14_benchmarks.ipynb #48b9f9b5
 def resident_mb(peak:bool=False) -> float:
-    "Memory of this process now, or at its highest since `/proc/self/clear_refs` was told to forget."
+    "Memory of this process now, or at its highest since `forget_peak`."
     key = "VmHWM:" if peak else "VmRSS:"
     return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)).split()[1])/1024
+
+# %% ../nbs/14_benchmarks.ipynb #caea06c3
+def forget_peak() -> float: # MB resident now
+    "Look for the highest memory from here on."
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident_mb()
 
 # %% ../nbs/14_benchmarks.ipynb #36875321
 def others_seconds() -> float: # processor seconds; 0 where the system does not tell
@@ -147,7 +153,7 @@ def timed(step, repeats:int) -> float: # median seconds
         if share < .05: peaceful.append(seconds)
     return statistics.median(peaceful if len(peaceful) == repeats else [s for _, s in sorted(all_steps)[:repeats]])
 
-# %% ../nbs/14_benchmarks.ipynb #956fd00a
+# %% ../nbs/14_benchmarks.ipynb #ad717a48
 def measure(name:str, setting:Setting) -> dict: # seconds_per_step, tokens_per_second, peak_mb, matmul_share
     "Time and memory of one contender, in this process."
     import torch
@@ -163,7 +169,7 @@ def measure(name:str, setting:Setting) -> dict: # seconds_per_step, tokens_per_s
         optimizer.step()  # its state exists from here on
         gc.collect()
         if cuda: torch.cuda.synchronize(); torch.cuda.reset_peak_memory_stats(); before = torch.cuda.memory_allocated()/2**20
-        else: Path("/proc/self/clear_refs").write_text("5"); before = resident_mb()  # 5 forgets the peak
+        else: before = forget_peak()
         settled(); settled()
         peak = torch.cuda.max_memory_allocated()/2**20 if cuda else resident_mb(peak=True)
         seconds = timed(settled, setting.repeats)
@@ -199,15 +205,29 @@ def matmul_share(name:str, setting:Setting, model, step, seconds:float) -> float
     with torch.no_grad(), FlopCounterMode(display=False) as counter: shared_logps(model, **batch_of(setting, model.device))
     return 3*counter.get_total_flops()/(flops/spent)/seconds
 
-# %% ../nbs/14_benchmarks.ipynb #6c2714a7
-def lab_rows(steps:int=60, batch_size:int=16) -> tuple: # (student, rows, tokens of those steps)
+# %% ../nbs/14_benchmarks.ipynb #60dbc1f5
+def profiled(name:str, setting:Setting, most:int=12) -> dict: # operator -> share of a step
+    "The operators that take most of a step."
+    import torch
+    from cot_distill.students import products
+    torch.set_flush_denormal(True)
+    with products() if name in ("shared", "plain") else nullcontext():
+        _, _, step = contender(name, setting)
+        for _ in range(3): step()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile: step()
+    events = sorted(profile.key_averages(), key=lambda e: -e.self_cpu_time_total)
+    total = sum(e.self_cpu_time_total for e in events)
+    return {e.key: e.self_cpu_time_total/total for e in events[:most]}
+
+# %% ../nbs/14_benchmarks.ipynb #ac9ef433
+def lab_rows(questions:int=960) -> tuple: # (student, rows)
     "The lab's default student and what it is trained on."
     from cot_distill.lab import World
     from cot_distill.students import small_student
     from cot_distill.teacher import LabTeacher, Request, read_rationales
     from cot_distill.training import METHODS
     world = World(seed=0)
-    questions = world.questions("train")[:steps*batch_size]
+    questions = world.questions("train")[:questions]
     replies = LabTeacher(world).complete([Request(q, q.language, n=8, temperature=.7) for q in questions])
     student = small_student("gpt2", world.words(), layers=2, words=True, answer_format="text", max_prompt=96, max_target=96)
     return student, [student.encode(e) for e in METHODS["d-cot-nr/unlikelihood"].examples(questions, read_rationales(replies, questions))]
@@ -227,7 +247,7 @@ def loop(student, rows, logps, steps, batch_size): # tokens trained on
         tokens += int(batch["attention_mask"].sum() + (batch["labels"] >= 0).sum())
     return tokens
 
-# %% ../nbs/14_benchmarks.ipynb #f4ec6be2
+# %% ../nbs/14_benchmarks.ipynb #4b6e898a
 def measure_training(name:str, steps:int=60, batch_size:int=16, repeats:int=5) -> dict: # as `measure`
     "Tokens a second of a short lab training: train, loop or plain loop."
     import torch
@@ -235,12 +255,11 @@ def measure_training(name:str, steps:int=60, batch_size:int=16, repeats:int=5) -
     from cot_distill.training import train
     torch.set_flush_denormal(True)
     student, rows = lab_rows()
-    tokens, before = [], resident_mb()
+    tokens, before = [], forget_peak()
     def once():
         if name == "train": tokens.append(train(student, rows, tempfile.mkdtemp(), "unlikelihood", steps=steps, batch_size=batch_size, warmup=0).tokens)
-        elif name == "loop": 
-            with products(): tokens.append(loop(student, rows, shared_logps, steps, batch_size))
-        else: tokens.append(loop(student, rows, plain_logps, steps, batch_size))
+        else:
+            with products() if name == "loop" else nullcontext(): tokens.append(loop(student, rows, shared_logps if name == "loop" else plain_logps, steps, batch_size))
     once()
     seconds = timed(once, repeats)
     return dict(seconds_per_step=seconds/steps, tokens_per_second=statistics.mean(tokens)/seconds, peak_mb=resident_mb(peak=True) - before, matmul_share=float("nan"))
@@ -280,7 +299,7 @@ def library_texts(student, questions, batch_size): # as `generate` gives them
         texts += student.tokenizer.batch_decode(ids if student.seq2seq else ids[:, batch["input_ids"].shape[1]:], skip_special_tokens=True)
     return [text.strip() for text in texts]
 
-# %% ../nbs/14_benchmarks.ipynb #d029d046
+# %% ../nbs/14_benchmarks.ipynb #48df5e75
 def measure_decoding(name:str, folder, arch:str="gpt2", questions:int=256, batch_size:int=32, repeats:int=3) -> dict: # as `measure`; a step is all questions
     "Time to answer the lab's test questions: ours or generate."
     import torch
@@ -290,7 +309,7 @@ def measure_decoding(name:str, folder, arch:str="gpt2", questions:int=256, batch
     asked = ragged(world, random.Random(0).sample(world.questions("test"), questions))
     student.model.eval()
     write = (lambda: generate(student, asked, batch_size=batch_size)) if name == "ours" else (lambda: library_texts(student, asked, batch_size))
-    before, texts = resident_mb(), write()
+    before, texts = forget_peak(), write()
     seconds = timed(write, repeats)
     written = sum(len(student.tokenizer(t, add_special_tokens=False).input_ids) for t in texts)
     return dict(seconds_per_step=seconds, tokens_per_second=written/seconds, peak_mb=resident_mb(peak=True) - before, matmul_share=float("nan"),

@@ -364,10 +364,10 @@ def _logits(states, weight, bias): # (n, V) in float32
 
 def _capped(logits, cap): return logits if cap is None else cap*torch.tanh(logits/cap)
 
-# %% ../nbs/09_students.ipynb #60f5249f
+# %% ../nbs/09_students.ipynb #194a7b25
 def state_logps(model:PreTrainedModel, states:Tensor, # (N, H) from the last layer
     targets:Tensor, # (N,)
-    budget:int=2**24, # logits that may exist at a time, 64 MB in float32
+    budget:int=2**22, # logits that may exist at a time, 16 MB in float32
 ) -> Tensor: # (N,) in float32
     "The log-probability of each target after its state."
     states, weight, bias, cap = _head(model, states)
