@@ -458,8 +458,8 @@ def plot_pipeline(
     q, arrow = example.question, dict(arrowstyle="-|>", color="#555555", lw=.9)
     said = [(t, "✓", "#0072B2") for t in example.positives] + [(t, "✗", "#D55E00") for t in example.negatives]
     with rc_context(STYLE):
-        fig = Plot(figsize=size, layout="none")  # the only axes fill it
-        ax = fig.add_axes((0, 0, 1, 1)); ax.set(xlim=(0, 1), ylim=(0, 1)); ax.axis("off")
+        fig = Plot(figsize=size)
+        ax = fig.subplots(); ax.set(xlim=(0, 1), ylim=(0, 1)); ax.axis("off")
         for x, head in ((.13, f"question ({q.language})"), (.5, f"rationales of {teacher}"), (.87, f"loss of {student}")): ax.text(x, .96, head, ha="center", weight="bold", fontsize=8)
         text_box(ax, .01, .72, .24, [*wrap(q.stem, 34), *(f"{'✓' if l == q.answer else '  '} ({l}) {c}" for l, c in q.choices.items())])
         y, middles = .91, {"✓": [], "✗": []}
