@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DEVELOPMENT', 'SMALLEST', 'CONDITIONS', 'LEARNING_RATES', 'ALPHAS', 'FT', 'COT', 'ENGLISH', 'DIVERSE', 'ONE_OF_MANY',
            'PARAPHRASES', 'FURTHER_FACTS', 'LANGUAGE', 'NEGATIVES', 'CUED', 'cued', 'SPURIOUS', 'UNSEEN', 'unseen',
-           'TRANSFER', 'CLAIMS', 'STRICT', 'MAPS', 'purpose', 'worlds_needed', 'arm', 'Claim', 'distinct', 'negative',
-           'verdict', 'Map', 'with_knobs', 'arms_of']
+           'TRANSFER', 'CLAIMS', 'STRICT', 'MAPS', 'TUNED', 'TUNING', 'purpose', 'worlds_needed', 'arm', 'Claim',
+           'distinct', 'negative', 'verdict', 'Map', 'with_knobs', 'arms_of']
 
 # %% ../nbs/13_claims.ipynb #f08e1391
 import math
@@ -147,3 +147,8 @@ MAPS = [
     Map("error of the teacher", "How wrong must a teacher be for its errors to be of use?", arm("d-cot-nr/unlikelihood"), DIVERSE, {"world.unsure": (0.1, 0.3, 0.6), "world.misconceptions": (0, 0.2)}, "common=1"),
     Map("number of rationales", "How many rationales are enough?", DIVERSE, COT, {"k": (1, 2, 4, 8)}),
     Map("strength of the cue", "When do counterfactuals pay?", cued("counterfactual"), cued("cot+ordinary"), {"world.cue": (0.5, 0.7, 0.9, 1.0)}, measure="accuracy at random")]
+
+# %% ../nbs/13_claims.ipynb #e7023b2a
+TUNED = ("ft", "native"), ("cot", "native"), ("cot", "en"), ("d-cot", "native"), ("d-cot", "en"), ("d-cot-nr/unlikelihood", "native")
+TUNING = (*(arm(*which, lr=lr) for which in TUNED for lr in LEARNING_RATES),
+    *(arm(f"d-cot-nr/{loss}", alpha=alpha) for loss in ("unlikelihood", "click", "orpo") for alpha in ALPHAS))

@@ -21,11 +21,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
 
-# %% ../nbs/13_experiments.ipynb #6020425c
+# %% ../nbs/13_experiments.ipynb #f4e66239
 from . import __version__
 from .questions import BENCHMARKS, Questions, check_name
 from .lab import CUES, FAMILIES, LEXICON, World
-from .claims import CLAIMS, MAPS, arm, arms_of, distinct
+from .claims import CLAIMS, MAPS, TUNING, arm, arms_of, distinct
 
 # %% ../nbs/13_experiments.ipynb #17ecb484
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ def typed(name:str, value) -> object: # the value, of the type of the field
     if type(value) is kind or (kind is float and type(value) is int): return kind(value)
     raise ValueError(f"parameter {name!r} is {kind.__name__}, not {value!r}")
 
-# %% ../nbs/13_experiments.ipynb #ffd4275c
+# %% ../nbs/13_experiments.ipynb #8aa594e9
 CHOICES = dict(benchmark=("lab", *(f"lab:{family}" for family in FAMILIES), *BENCHMARKS), focus=("all", "span", "first"), rationale_language=("native", "en"), precision=("auto", "float32", "bf16"), answer_format=("letter", "text"),
     target=("random", "each", "teacher"), match=("steps", "tokens"), method=("ft", "cot", "d-cot", "d-cot-nr/unlikelihood", "d-cot-nr/click", "d-cot-nr/orpo", "cot+ordinary",
-        "counterfactual", "multi-view", "multi-view+ordinary", "counterfactual+multi-view", "multi-view/no-nvc", *(f"counterfactual+multi-view/no-{part}" for part in ("pvc", "nvc", "filter", "token"))))
+        "counterfactual", "multi-view", "multi-view+ordinary", "counterfactual+multi-view", "d-cot+counterfactual", "d-cot-nr/unlikelihood+counterfactual", "multi-view/no-nvc", *(f"counterfactual+multi-view/no-{part}" for part in ("pvc", "nvc", "filter", "token"))))
 
 # %% ../nbs/13_experiments.ipynb #2bb849cc
 def world_of(config:RunConfig) -> World: # ValueError names a knob at fault, or a family that the world does not have
@@ -170,7 +170,7 @@ class Artefact(NamedTuple):
     lab: bool = False           # does it turn knobs that only the lab has?
     named: bool = False         # is it made only when somebody asks for it by name?
 
-# %% ../nbs/13_experiments.ipynb #a3ea074b
+# %% ../nbs/13_experiments.ipynb #c742e58c
 METHODS_M = ("d-cot", "d-cot-nr/unlikelihood", "d-cot-nr/click", "d-cot-nr/orpo")
 PAPER_C = tuple(map(arm, ("ft", "cot", "cot+ordinary", "counterfactual", "multi-view", "multi-view+ordinary", "counterfactual+multi-view")))
 
@@ -187,8 +187,11 @@ ARTEFACTS = dict(
     figure_c7=Artefact("Two rationales of one question (Paper C, Figure 7)", (arm("cot"), arm("counterfactual+multi-view"))),
     ablations=Artefact("The whole method less one part, and other control tokens", (arm("cot"), arm("counterfactual"), arm("multi-view"), arm("counterfactual+multi-view"),
         *(arm(f"counterfactual+multi-view/no-{part}") for part in ("pvc", "nvc", "filter", "token")))),
+    combined=Artefact("Both papers at once: several and wrong rationales of counterfactual questions",
+        tuple(map(arm, ("cot", "d-cot", "d-cot-nr/unlikelihood", "counterfactual", "d-cot+counterfactual", "d-cot-nr/unlikelihood+counterfactual")))),
     claims=Artefact("Each claim of both papers, with its controls and its verdict", distinct(a for claim in CLAIMS for a in claim.arms), lab=True),
     dose_response=Artefact("Over the knobs of the lab: where the difference between two methods changes its sign", distinct(a for map in MAPS for a in arms_of(map)), lab=True),
+    tuning=Artefact("Learning rates and weights of negatives on development worlds", TUNING, lab=True, named=True),
     bench_training=Artefact("What a training step costs beside its peers; made when asked for by name", named=True),
     bench_teacher=Artefact("A teacher one can trust with money, under faults, kills and load; made when asked for by name", named=True))
 

@@ -7,7 +7,7 @@ __all__ = ['METHODS', 'PROPORTIONS', 'SHARES', 'STYLE', 'MARKS', 'Look', 'label'
            'read_predictions', 'one_per_seed', 'summarise', 'by_language', 'by_test', 'paired_differences',
            'clear_best', 'off_zero', 'intervals', 'bracketed', 'spread', 'latex', 'write_table', 'Plot', 'plot_methods',
            'plot_matrix', 'contrast', 'ending', 'write_rationales', 'plot_rationales', 'measured', 'paired_effect',
-           'plot_effects', 'plot_doses', 'text_box', 'plot_pipeline', 'save_figure']
+           'plot_effects', 'plot_doses', 'plot_curves', 'text_box', 'plot_pipeline', 'save_figure']
 
 # %% ../nbs/12_figures.ipynb #3c67669f
 import json, re, warnings
@@ -27,7 +27,7 @@ from pandas import DataFrame, Series
 # %% ../nbs/12_figures.ipynb #898d9953
 from .questions import draw
 
-# %% ../nbs/12_figures.ipynb #08b06d80
+# %% ../nbs/12_figures.ipynb #99431011
 class Look(NamedTuple):
     "How a method appears in tables and figures."
     label: str
@@ -46,6 +46,8 @@ METHODS = {
     "counterfactual+multi-view": Look("Counterfactual + multi-view", "#000000", ">"),
     "cot+ordinary": Look("CoT + ordinary", "#56B4E9", "p"),
     "multi-view+ordinary": Look("Multi-view + ordinary", "#332288", "h"),
+    "d-cot+counterfactual": Look("d-CoT + counterfactual", "#0072B2", "d"),
+    "d-cot-nr/unlikelihood+counterfactual": Look("d-CoT-nR + counterfactual", "#D55E00", "*"),
     "multi-view/no-nvc": Look("Multi-view − NVC", "#332288", "3"),
     "counterfactual+multi-view/no-pvc": Look("whole − PVC", "#000000", "2"),
     "counterfactual+multi-view/no-nvc": Look("whole − NVC", "#000000", "1"),
@@ -416,7 +418,7 @@ def plot_effects(
         if len(kinds) > 1: fig.legend(loc="outside upper right", ncols=len(kinds))
     return fig
 
-# %% ../nbs/12_figures.ipynb #367f020a
+# %% ../nbs/12_figures.ipynb #1daf3704
 def plot_doses(
     panels:list[tuple[str, DataFrame, str, str|None]], # title; cells with mean, low, high; column along x; column told apart by colour, or None
     ylabel:str="difference (percentage points)", scale:float=100,
@@ -427,7 +429,7 @@ def plot_doses(
     with rc_context(STYLE):
         fig = Plot(figsize=(2.4*columns, 2.2*height))
         axes = fig.subplots(height, columns, squeeze=False).flat
-        for ax, (title, cells, x, series) in zip(axes, panels):
+        for (title, cells, x, series), ax in zip(panels, axes):
             places = sorted(dict.fromkeys(cells[x]))
             for i, (name, line) in enumerate(cells.groupby(series, sort=False) if series else [(None, cells)]):
                 at = [places.index(p) + .08*i for p in line[x]]
@@ -439,6 +441,24 @@ def plot_doses(
         fig.supylabel(ylabel, fontsize=8)
     return fig
 
+# %% ../nbs/12_figures.ipynb #25f35e05
+def plot_curves(
+    cells:DataFrame, # mean, low, high, `series` and `x`
+    x:str, series:str, # columns: along the horizontal axis, told apart by colour
+    ylabel:str, scale:float=1,
+    size:tuple[float, float]=(4.5, 2.8), # width and height in inches
+) -> Plot:
+    "Something that changes over a run, with its interval as a band."
+    colours = ["#0072B2", "#D55E00", "#117733", "#882255", "#E69F00", "#56B4E9", "#999999"]
+    with rc_context(STYLE):
+        fig = Plot(figsize=size)
+        ax = fig.subplots()
+        for i, (name, line) in enumerate(cells.groupby(series, sort=False)):
+            ax.plot(line[x], line["mean"]*scale, color=colours[i%7], label=name)
+            ax.fill_between(line[x].astype(float), line.low*scale, line.high*scale, color=colours[i%7], alpha=.15, lw=0)
+        ax.set(xlabel=x, ylabel=ylabel, xlim=(0, None), ylim=(0, None)); ax.legend()
+    return fig
+
 # %% ../nbs/12_figures.ipynb #bf699e44
 def text_box(ax, x:float, y:float, width:float, # of its left upper corner, in the units of the axes; of the box
     lines:list[str], colour:str="#555555") -> float: # y of its lower edge
@@ -448,7 +468,7 @@ def text_box(ax, x:float, y:float, width:float, # of its left upper corner, in t
     ax.text(x + width/2, y - height/2, "\n".join(lines), ha="center", va="center", fontsize=6.5, linespacing=1.25)
     return y - height
 
-# %% ../nbs/12_figures.ipynb #de3c4714
+# %% ../nbs/12_figures.ipynb #94ebc17d
 def plot_pipeline(
     example, # an `Example` with right and wrong rationales
     teacher:str, student:str, negative:str="L_{nR}", # how they are called

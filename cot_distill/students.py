@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ANSWER_MARK', 'CONTROL_TOKENS', 'ARCHITECTURES', 'prompt_text', 'target_text', 'Student', 'load_student',
            'prepare_student', 'train_tokenizer', 'small_student', 'products', 'length_groups', 'positions',
-           'shared_logps', 'state_logps', 'state_logits', 'plain_logps']
+           'shared_logps', 'sparse_lookups', 'state_logps', 'state_logits', 'plain_logps']
 
 # %% ../nbs/09_students.ipynb #a06ab208
 import warnings
@@ -275,7 +275,7 @@ def positions(*lengths:Tensor) -> int: # tokens of each row, of prompts and of r
     "How many are computed, padding included."
     return sum(len(rows)*int(each[rows[0]]) for each in lengths for rows in length_groups(each))
 
-# %% ../nbs/09_students.ipynb #5381b48c
+# %% ../nbs/09_students.ipynb #a0f3afb0
 def shared_logps(model:PreTrainedModel,
     input_ids:Tensor,      # (B, P) prompts, padded left for decoder-only students, right otherwise
     attention_mask:Tensor, # (B, P)
@@ -287,19 +287,42 @@ def shared_logps(model:PreTrainedModel,
     read, follow = (_encode, _decode) if model.config.is_encoder_decoder else (_read, _continue)
     left, sizes, lengths, states, places = not model.config.is_encoder_decoder, attention_mask.sum(-1), (labels >= 0).sum(-1), [], []
     questions, read_in = length_groups(sizes), lambda x, rows: _trimmed(x[rows], int(sizes[rows[0]]), left)
-    prompts = [read(model, read_in(input_ids, rows), read_in(attention_mask, rows)) for rows in questions]
-    order = torch.cat(questions)
-    mask, place = _trimmed(attention_mask[order], int(sizes[order[0]]), left), order.argsort()[owner]
-    prompts = [_joined(parts, mask.shape[1], left) for parts in zip(*prompts)]
-    for rows in length_groups(lengths):
-        targets = labels[rows, :lengths[rows[0]]]  # (G, T')
-        hidden = follow(model, prompts, mask, targets, place[rows])  # (G, T', H): the state that predicts each label
-        real = (targets >= 0).flatten().nonzero()[:, 0]
-        states.append(hidden.flatten(0, 1).index_select(0, real))
-        places.append((rows[:, None]*labels.shape[1] + torch.arange(targets.shape[1], device=rows.device)).flatten()[real])
-    places = torch.cat(places)  # (N,)
-    logps = state_logps(model, torch.cat(states), labels.flatten()[places])
+    with sparse_lookups(model):
+        prompts = [read(model, read_in(input_ids, rows), read_in(attention_mask, rows)) for rows in questions]
+        order = torch.cat(questions)
+        mask, place = _trimmed(attention_mask[order], int(sizes[order[0]]), left), order.argsort()[owner]
+        prompts = [_joined(parts, mask.shape[1], left) for parts in zip(*prompts)]
+        for rows in length_groups(lengths):
+            targets = labels[rows, :lengths[rows[0]]]  # (G, T')
+            hidden = follow(model, prompts, mask, targets, place[rows])  # (G, T', H): the state that predicts each label
+            real = (targets >= 0).flatten().nonzero()[:, 0]
+            states.append(hidden.flatten(0, 1).index_select(0, real))
+            places.append((rows[:, None]*labels.shape[1] + torch.arange(targets.shape[1], device=rows.device)).flatten()[real])
+        places = torch.cat(places)  # (N,)
+        logps = state_logps(model, torch.cat(states), labels.flatten()[places])
     return logps.new_zeros(labels.numel()).index_copy(0, places, logps).view(labels.shape)
+
+# %% ../nbs/09_students.ipynb #76ed577d
+class _Apart(torch.autograd.Function): # the same weights twice: for the head, with a dense gradient, and for lookups, with a sparse one
+    @staticmethod
+    def forward(ctx, weight): return weight.view_as(weight), weight.view_as(weight)
+    @staticmethod
+    def backward(ctx, dense, sparse): return dense if sparse is None else sparse if dense is None else dense.add_(sparse)
+
+# %% ../nbs/09_students.ipynb #2129ef72
+@contextmanager
+def sparse_lookups(model:PreTrainedModel, least:int=2**22): # numbers in a vocabulary's weights for this to pay
+    "Within this context the gradient of words that were looked up is added to that of the head, if they share their weights."
+    head = model.get_output_embeddings()
+    weight = head._parameters.get("weight")  # sharded weights lie elsewhere
+    tied = [m for m in model.modules() if isinstance(m, torch.nn.Embedding) and m.weight is weight]
+    if not (tied and torch.is_grad_enabled() and weight.requires_grad and weight.dtype is torch.float32 and weight.numel() >= least): yield; return
+    head._parameters["weight"], lookups = _Apart.apply(weight)
+    for m in tied: m._parameters["weight"], m.sparse = lookups, True
+    try: yield
+    finally:
+        head._parameters["weight"] = weight
+        for m in tied: m._parameters["weight"], m.sparse = weight, False
 
 # %% ../nbs/09_students.ipynb #da849e34
 def _trimmed(x, size, left): return x[:, x.shape[1] - size:] if left else x[:, :size]  # without the padding of longer rows

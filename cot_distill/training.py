@@ -19,7 +19,7 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-# %% ../nbs/10_training.ipynb #fb2fdd1a
+# %% ../nbs/10_training.ipynb #ac93b044
 from .diversity import Example, Examples, answer_only, select
 from .losses import FOCI, NEGATIVE_LOSSES, d_cot_nr
 from .questions import LETTERS
@@ -50,13 +50,14 @@ class Method:
 METHODS = {m.name: m for m in (Method("ft", rationales=False), Method("cot"), Method("d-cot", diverse=True),
     *(Method(f"d-cot-nr/{loss}", diverse=True, negative=loss) for loss in NEGATIVE_LOSSES))}
 
-# %% ../nbs/10_training.ipynb #a8b1281c
+# %% ../nbs/10_training.ipynb #dbcd14fe
 BOTH, WHOLE = ("pvc", "nvc"), "counterfactual+multi-view"
 METHODS |= {m.name: m for m in (Method("cot+ordinary", added="ordinary"), Method("counterfactual", added="counterfactual"),
     Method("multi-view", views=BOTH), Method("multi-view+ordinary", views=BOTH, added="ordinary"), Method(WHOLE, views=BOTH, added="counterfactual"),
     Method("multi-view/no-nvc", views=("pvc",)), Method(f"{WHOLE}/no-pvc", views=("nvc",), added="counterfactual"),
     Method(f"{WHOLE}/no-nvc", views=("pvc",), added="counterfactual"), Method(f"{WHOLE}/no-filter", views=BOTH, added="unfiltered"),
-    Method(f"{WHOLE}/no-token", views=BOTH, tokens=False, added="counterfactual"))}
+    Method(f"{WHOLE}/no-token", views=BOTH, tokens=False, added="counterfactual"),
+    Method("d-cot+counterfactual", diverse=True, added="counterfactual"), Method("d-cot-nr/unlikelihood+counterfactual", diverse=True, negative="unlikelihood", added="counterfactual"))}
 
 # %% ../nbs/10_training.ipynb #39d7859b
 def method_of(name:str) -> Method: # ValueError for an unknown name

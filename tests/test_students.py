@@ -107,6 +107,25 @@ def test_capped_logits_in_chunks(monkeypatch):
     assert (a - b).abs().max() <= 1e-5 and (da - db).norm() <= 1e-4*da.norm()
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_gradients_of_lookups_join_those_of_the_head(of, arch, monkeypatch):
+    student, calls = of(arch), []
+    inputs, table = batch(student, [(4, 4), (1, 0), (3, 2)]), student.model.get_input_embeddings()
+    weight, apart = table.weight, students._Apart.apply
+    monkeypatch.setattr(students.sparse_lookups.__wrapped__, "__defaults__", (0,))  # however small the vocabulary
+    monkeypatch.setattr(students._Apart, "apply", lambda w: (calls.append(w), apart(w))[1])
+    assert_same(student, inputs)
+    assert bool(calls) == (student.model.get_output_embeddings().weight is weight)
+    assert student.model.get_input_embeddings().weight is weight and not table.sparse and not weight.grad.is_sparse
+
+def test_lookups_are_put_back_after_an_error(of):
+    model = of("gpt2").model
+    weight = model.lm_head.weight
+    with pytest.raises(KeyboardInterrupt), students.sparse_lookups(model, least=0):
+        assert model.lm_head.weight is not weight
+        raise KeyboardInterrupt
+    assert model.lm_head.weight is weight is model.transformer.wte.weight and not model.transformer.wte.sparse
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_saved_and_loaded(of, arch, tmp_path):
     student, rng = of(arch), random.Random(2)
     student.save(tmp_path)
