@@ -121,6 +121,15 @@ def test_what_each_method_studies(shelter):
     with pytest.raises(ValueError, match="give it a teacher"): study(replace(config, method="counterfactual"), data._replace(teacher=None))
     with pytest.raises(ValueError, match="not one of 100 questions"): study(replace(config, method="counterfactual"), data._replace(teacher=Stubborn()))
 
+def test_both_papers_at_once(shelter):
+    config, data = shelter
+    config = replace(config, method="d-cot-nr/unlikelihood+counterfactual")
+    questions, made = study(config, data)
+    examples = METHODS[config.method].examples(questions, ask_teacher(config, data, questions))
+    added = [e for e in examples if e.question.id in {q.id for q in made}]
+    assert len(added) > 20 and any(len(e.positives) > 1 for e in added) and any(e.negatives for e in added)
+    assert all(t.answer == e.question.answer for e in added for t in e.positives)
+
 class Stubborn:
     name = "stubborn"
     def complete(self, requests): return [Completion(r.question.id, self.name, 0, "No.", r.language, r.view) for r in requests]
