@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DEVELOPMENT', 'SMALLEST', 'CONDITIONS', 'LEARNING_RATES', 'ALPHAS', 'FT', 'COT', 'ENGLISH', 'DIVERSE', 'ONE_OF_MANY',
            'PARAPHRASES', 'FURTHER_FACTS', 'LANGUAGE', 'NEGATIVES', 'CUED', 'cued', 'SPURIOUS', 'UNSEEN', 'unseen',
-           'TRANSFER', 'CLAIMS', 'STRICT', 'MAPS', 'TUNED', 'TUNING', 'purpose', 'worlds_needed', 'arm', 'Claim',
-           'distinct', 'negative', 'verdict', 'Map', 'with_knobs', 'arms_of']
+           'TRANSFER', 'CLAIMS', 'STRICT', 'MAPS', 'CUE_STRENGTHS', 'PAPER_C', 'CUE_ARMS', 'TUNED', 'TUNING', 'purpose',
+           'worlds_needed', 'arm', 'Claim', 'distinct', 'negative', 'verdict', 'Map', 'with_knobs', 'arms_of']
 
 # %% ../nbs/13_claims.ipynb #f08e1391
 import math
@@ -86,8 +86,8 @@ NEGATIVES = [Claim(f"{loss}, {condition}{', wrong word' * (focus == 'span')}{', 
     for condition in CONDITIONS for loss in ("unlikelihood", "click", "orpo") for focus in (("all", "span") if loss == "unlikelihood" else ("all",))
     for measure in (("accuracy", "repeats") if condition == "shared" else ("accuracy",))]
 
-# %% ../nbs/13_claims.ipynb #0d0b6f60
-CUED = dict(benchmark="lab:shelter", world="cue=0.9", languages="en", train_limit=200, tests="random reversed absent")
+# %% ../nbs/13_claims.ipynb #22f81795
+CUED = dict(benchmark="lab:shelter", world="cue=0.9", languages="en", train_limit=200, tests="holds random reversed absent")
 cued = lambda method, **more: arm(method, **CUED | more)
 
 SPURIOUS = [
@@ -138,15 +138,20 @@ def arms_of(map:Map) -> list[dict]:
     settings = [dict(zip(map.knobs, values)) for values in product(*map.knobs.values())]
     return list(distinct(with_knobs(side, s, map.base) for s in settings for side in (map.better, map.than)))
 
-# %% ../nbs/13_claims.ipynb #460dee95
+# %% ../nbs/13_claims.ipynb #de614ccb
 STRICT = "languages=it,vi,bg,tr private=1 held_out=child"  # no English questions, and each language has facts of its own about children that distillation never names
 MAPS = [
     Map("native and English", "At which quality of translation does a native rationale overtake an English one?", COT, ENGLISH,
         {"world.parallel": (0, 0.5, 1), "world.coverage": (0.6, 0.9)}, STRICT),
     Map("weight of negatives", "At which weight does unlikelihood begin to harm?", arm("d-cot-nr/unlikelihood"), DIVERSE, {"alpha": (0.003, 0.03, 0.1, 0.3, 1.0), "focus": ("all", "span")}),
     Map("error of the teacher", "How wrong must a teacher be for its errors to be of use?", arm("d-cot-nr/unlikelihood"), DIVERSE, {"world.unsure": (0.1, 0.3, 0.6), "world.misconceptions": (0, 0.2)}, "common=1"),
-    Map("number of rationales", "How many rationales are enough?", DIVERSE, COT, {"k": (1, 2, 4, 8)}),
-    Map("strength of the cue", "When do counterfactuals pay?", cued("counterfactual"), cued("cot+ordinary"), {"world.cue": (0.5, 0.7, 0.9, 1.0)}, measure="accuracy at random")]
+    Map("number of rationales", "How many rationales are enough?", DIVERSE, COT, {"k": (1, 2, 4, 8)})]
+
+# %% ../nbs/13_claims.ipynb #5263f9fc
+CUE_STRENGTHS = (0.5, 0.7, 0.9, 1.0)
+PAPER_C = ("ft", "cot", "cot+ordinary", "counterfactual", "multi-view", "multi-view+ordinary", "counterfactual+multi-view")
+CUE_ARMS = tuple(cued(method, world=f"cue={rho}", match=match) for rho in CUE_STRENGTHS for method in PAPER_C
+    for match in ("steps", "tokens") if match == "steps" or method in ("counterfactual", "multi-view", "counterfactual+multi-view"))
 
 # %% ../nbs/13_claims.ipynb #e7023b2a
 TUNED = ("ft", "native"), ("cot", "native"), ("cot", "en"), ("d-cot", "native"), ("d-cot", "en"), ("d-cot-nr/unlikelihood", "native")

@@ -418,25 +418,28 @@ def plot_effects(
         if len(kinds) > 1: fig.legend(loc="outside upper right", ncols=len(kinds))
     return fig
 
-# %% ../nbs/12_figures.ipynb #1daf3704
+# %% ../nbs/12_figures.ipynb #5f4ec373
 def plot_doses(
     panels:list[tuple[str, DataFrame, str, str|None]], # title; cells with mean, low, high; column along x; column told apart by colour, or None
     ylabel:str="difference (percentage points)", scale:float=100,
     columns:int=3,
+    reference:float|None=0, # draws a line there
 ) -> Plot:
     "A difference over the values of a knob, one panel per question; where it crosses zero its sign changes."
-    colours, height = ["#0072B2", "#D55E00", "#117733", "#882255", "#E69F00"], -(-len(panels)//columns)
+    colours, height = ["#0072B2", "#D55E00", "#117733", "#882255", "#E69F00", "#56B4E9", "#999999"], -(-len(panels)//columns)
+    named = lambda column, value: label(column, value) if label(column, value) != str(value) else f"{column} {value}"
     with rc_context(STYLE):
         fig = Plot(figsize=(2.4*columns, 2.2*height))
-        axes = fig.subplots(height, columns, squeeze=False).flat
+        axes, lines = fig.subplots(height, columns, squeeze=False).flat, ()
         for (title, cells, x, series), ax in zip(panels, axes):
             places = sorted(dict.fromkeys(cells[x]))
             for i, (name, line) in enumerate(cells.groupby(series, sort=False) if series else [(None, cells)]):
                 at = [places.index(p) + .08*i for p in line[x]]
-                ax.errorbar(at, line["mean"]*scale, [(line["mean"] - line.low)*scale, (line.high - line["mean"])*scale], fmt="o-", color=colours[i%5], label=None if name is None else f"{series} {name}")
-            ax.axhline(0, color="#555555", lw=.8)
+                ax.errorbar(at, line["mean"]*scale, [(line["mean"] - line.low)*scale, (line.high - line["mean"])*scale], fmt="o-", color=colours[i%7], label=None if name is None else named(series, name))
+            if reference is not None: ax.axhline(reference, color="#555555", lw=.8)
             ax.set(xticks=range(len(places)), xticklabels=[f"{p:g}" if isinstance(p, float) else str(p) for p in places], xlabel=x, title=title)
-            if series: ax.legend(fontsize=6)
+            lines, last = tuple(cells[series].unique()) if series else (), lines
+            if series and lines != last: ax.legend(fontsize=6)  # once for panels of the same lines
         for ax in [*axes]: ax.axis("off")
         fig.supylabel(ylabel, fontsize=8)
     return fig
