@@ -148,7 +148,7 @@ MAPS = [
     Map("number of rationales", "How many rationales are enough?", DIVERSE, COT, {"k": (1, 2, 4, 8)})]
 
 # %% ../nbs/13_claims.ipynb #5263f9fc
-CUE_STRENGTHS = (0.5, 0.7, 0.9, 1.0)
+CUE_STRENGTHS = (0.5, 0.9, 1.0)
 PAPER_C = ("ft", "cot", "cot+ordinary", "counterfactual", "multi-view", "multi-view+ordinary", "counterfactual+multi-view")
 CUE_ARMS = tuple(cued(method, world=f"cue={rho}", match=match) for rho in CUE_STRENGTHS for method in PAPER_C
     for match in ("steps", "tokens") if match == "steps" or method in ("counterfactual", "multi-view", "counterfactual+multi-view"))

@@ -64,10 +64,12 @@ def test_from_everyday_questions_to_figures(root, server):
     kept = sum(l.fate == "kept" for l in LINES if l.id[0] == "C")
     assert runs.counterfactuals[2]["kept"] == kept and runs.examples[2]["questions"] - runs.examples[1]["questions"] == 2*kept
     tested = by_test(runs)
-    assert Counter(zip(tested.test, tested["mode"]))["quarel", "vote"] == 2 and set(tested[tested.test == "quarel"].n) == {8}
+    assert Counter(zip(tested.test, tested["mode"]))["commonsense_qa", "vote"] == 2 and set(tested[tested.test == "quarel"].n) == {8}
+    assert Counter(tested[tested.test == "quarel"]["mode"]) == dict(plain=1, direct=2)  # elsewhere only as the method is compared
     assert set(tested.chance.round(3)) == {.2, .5}
     told = read_predictions(root/"data"/"results"/"everyday", runs.run[2])
-    assert len(told) == (26 + 8)*len(MODES) and told.groupby(["test", "mode"]).right.mean()["quarel", "vote"] == pytest.approx(tested[(tested.method == WHOLE) & (tested.test == "quarel") & (tested["mode"] == "vote")].accuracy.iloc[0])
+    voted = tested.query("method == @WHOLE and test == 'commonsense_qa' and mode == 'vote'").accuracy.iloc[0]
+    assert len(told) == 26*len(MODES) + 8 and told.groupby(["test", "mode"]).right.mean()["commonsense_qa", "vote"] == pytest.approx(voted)
     assert all(o.state == "kept" for o in reproduce([], profile, root, progress=False)) and "asks nothing new" not in "".join(dry(artefacts, profile, root))
 
 def test_what_a_profile_says_of_single_artefacts(tmp_path):
