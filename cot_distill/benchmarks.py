@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHAPES', 'CONTENDERS', 'Setting', 'model_of', 'batch_of', 'our_step', 'trl_step', 'contender', 'resident_mb',
-           'forget_peak', 'others_seconds', 'timed', 'measure', 'matmul_share', 'profiled', 'lab_rows', 'loop',
-           'measure_training', 'ragged', 'decoding_student', 'library_texts', 'measure_decoding', 'measured']
+           'forget_peak', 'others_seconds', 'timed', 'measure', 'operations', 'matmul_share', 'profiled', 'lab_rows',
+           'loop', 'measure_training', 'ragged', 'decoding_student', 'library_texts', 'measure_decoding', 'measured']
 
 # %% ../nbs/14_benchmarks.ipynb #2a057678
 import gc, hashlib, json, os, random, statistics, subprocess, sys, tempfile, time
@@ -13,6 +13,7 @@ from collections import Counter
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from unittest.mock import patch
 
 # %% ../nbs/14_benchmarks.ipynb #d8e6a145
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def trl_step(setting:Setting) -> tuple: # (model, optimizer, step)
     from datasets import Dataset
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
-    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+    try: from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+    except ModuleNotFoundError as e: raise RuntimeError(f"{e}; pip install -e '.[bench]' installs the peers that are measured") from None
     model = model_of(setting)
     words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(4, 4000))])}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -177,12 +179,20 @@ def measure(name:str, setting:Setting) -> dict: # seconds_per_step, tokens_per_s
     return dict(seconds_per_step=seconds, tokens_per_second=setting.tokens/seconds, peak_mb=peak - before, matmul_share=share)
 
 # %% ../nbs/14_benchmarks.ipynb #db8e18cc
+def operations(name:str, setting:Setting, model) -> int: # of matrix products, in floating point
+    "What the forward pass of a contender takes, shared or plain."
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+    from cot_distill import students
+    logps = students.plain_logps if name == "plain" else students.shared_logps
+    with patch.object(students, "LinearCrossEntropyOptions", None), torch.no_grad(), FlopCounterMode(display=False) as counter:  # PyTorch's fused head is not counted, ours is
+        logps(model, **batch_of(setting, model.device))
+    return counter.get_total_flops()
+
 def matmul_share(name:str, setting:Setting, model, step, seconds:float) -> float: # nan where it is not measured
     "Share of a step's time that its needed matrix products take at the machine's own rate."
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils.flop_counter import FlopCounterMode
-    from cot_distill.students import _logits, shared_logps
     if name == "trl-orpo": return float("nan")
     shapes = Counter()
     class Record(TorchDispatchMode):
@@ -202,8 +212,7 @@ def matmul_share(name:str, setting:Setting, model, step, seconds:float) -> float
             if a.is_cuda: torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
         spent += count*min(times[1:]); flops += count*2*sa[0]*sa[1]*sb[1]
-    with torch.no_grad(), FlopCounterMode(display=False) as counter: shared_logps(model, **batch_of(setting, model.device))
-    return 3*counter.get_total_flops()/(flops/spent)/seconds
+    return 3*operations("shared", setting, model)/(flops/spent)/seconds
 
 # %% ../nbs/14_benchmarks.ipynb #60dbc1f5
 def profiled(name:str, setting:Setting, most:int=12) -> dict: # operator -> share of a step

@@ -128,9 +128,10 @@ class Map:
 
 # %% ../nbs/13_claims.ipynb #559860c1
 def with_knobs(arm:dict, settings:dict, base:str="") -> dict: # an `arm` with these knobs turned
-    "Parameters of runs are set, knobs of the world are added to its line."
+    "Parameters of runs are set where the method heeds them, knobs of the world are added to its line."
     knobs = [f"{name.removeprefix('world.')}={value}" for name, value in settings.items() if name.startswith("world.")]
-    return arm | {name: value for name, value in settings.items() if not name.startswith("world.")} | dict(world=" ".join(filter(None, [arm.get("world", ""), base, *knobs])))
+    heeds = lambda name: not name.startswith("world.") and name not in (("alpha", "focus")*("-nr" not in arm["method"]) + ("k",)*("d-cot" not in arm["method"]))
+    return arm | {name: value for name, value in settings.items() if heeds(name)} | dict(world=" ".join(filter(None, [arm.get("world", ""), base, *knobs])))
 
 def arms_of(map:Map) -> list[dict]:
     "All runs of a map."
@@ -143,9 +144,11 @@ STRICT = "languages=it,vi,bg,tr private=1 held_out=child"  # no English question
 MAPS = [
     Map("native and English", "At which quality of translation does a native rationale overtake an English one?", COT, ENGLISH,
         {"world.parallel": (0, 0.5, 1), "world.coverage": (0.6, 0.9)}, STRICT),
-    Map("weight of negatives", "At which weight does unlikelihood begin to harm?", arm("d-cot-nr/unlikelihood"), DIVERSE, {"alpha": (0.003, 0.03, 0.1, 0.3, 1.0), "focus": ("all", "span")}),
+    Map("weight of negatives", "At which weight does unlikelihood begin to harm?", arm("d-cot-nr/unlikelihood"), DIVERSE, {"alpha": (0.003, 0.03, 0.1, 0.3, 1.0), "focus": ("all", "span", "first")}),
     Map("error of the teacher", "How wrong must a teacher be for its errors to be of use?", arm("d-cot-nr/unlikelihood"), DIVERSE, {"world.unsure": (0.1, 0.3, 0.6), "world.misconceptions": (0, 0.2)}, "common=1"),
-    Map("number of rationales", "How many rationales are enough?", DIVERSE, COT, {"k": (1, 2, 4, 8)})]
+    Map("number of rationales", "How many rationales are enough?", DIVERSE, COT, {"k": (1, 2, 4, 8)}),
+    Map("paraphrases alone", "And if they only say the same in other words?", PARAPHRASES, COT, {"k": (2, 4, 8)}),
+    Map("further facts alone", "And if they only state more facts?", FURTHER_FACTS, COT, {"k": (2, 4, 8)})]
 
 # %% ../nbs/13_claims.ipynb #5263f9fc
 CUE_STRENGTHS = (0.5, 0.9, 1.0)

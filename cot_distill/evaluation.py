@@ -157,13 +157,16 @@ class Answer(NamedTuple):
     reason: str|None    # why nothing could be read
 
 # %% ../nbs/11_evaluation.ipynb #459e2ddd
-def read_answer(text:str, question:Question, answer_format:str="letter") -> Answer: # letter or text
+def read_answer(text:str, question:Question, answer_format:str="letter", # letter or text
+    translations:dict[str, str]={} # other words for the options -> letter, e.g. of `World.translations`; for text only
+) -> Answer:
     "The rationale and the option that a student's output ends in."
     *before, said = re.split(re.sub(r"(\W)", r"\\s*\\\1\\s*", ANSWER_MARK), text, flags=re.IGNORECASE)
     if not before: return Answer(text.strip(), None, "no answer")
     same = lambda t: canonical(unicodedata.normalize("NFKC", t))  # as tokenizers do, to which ² and 2 are one
     rationale, said = " ".join(before).strip(), same(said)
     options = {same(letter if answer_format == "letter" else option): letter for letter, option in reversed(question.choices.items())}
+    if answer_format == "text": options = {same(option): letter for option, letter in translations.items()} | options
     if said in options: return Answer(rationale, options[said], None)
     return Answer(rationale, None, "not an option" if said else "empty answer")
 
@@ -205,12 +208,13 @@ class Prediction:
 
 # %% ../nbs/11_evaluation.ipynb #e35f20b9
 def predict(student:Student, questions:list[Question], control:str|None=None, check=None, # (rationale, question) -> Check, e.g. `World.check`
+    translate=None, # question -> {other words for an option: letter}, e.g. `World.translations`
     **decoding) -> list[Prediction]:
     "Decode, read, rank and check every question that has an answer."
     questions = [q for q in questions if q.answer]
     predictions = []
     for q, text, (plain, normalized) in zip(questions, generate(student, questions, control, **decoding), rank(student, questions, control)):
-        said = read_answer(text, q, student.answer_format)
+        said = read_answer(text, q, student.answer_format, translate(q) if translate else {})
         checked = check(said.rationale, q) if check else None
         predictions.append(Prediction(q.id, q.language, q.answer, said.predicted, said.predicted == q.answer, said.reason, text, plain, normalized,
             *((checked.right_share, checked.faithful, checked.repeats, checked.language) if checked else ())))
@@ -272,7 +276,7 @@ def metrics(predictions:list[Prediction], group=group_of, # language -> head or 
     low, high = wilson(right, n)
     return dict(accuracy=mean([p.right for p in predictions]), low=low, high=high, right=right, n=n, unread=sum(p.predicted is None for p in predictions),
         ranked=mean([p.ranked == p.answer for p in predictions]), ranked_normalized=mean([p.ranked_normalized == p.answer for p in predictions]),
-        steps_right=mean(known("steps_right")), faithful=mean(known("faithful")), repeats=mean(known("repeats")),
+        steps_right=mean(known("steps_right")), faithful=mean([p.faithful and p.right for p in predictions if p.faithful is not None]), repeats=mean(known("repeats")),
         native=mean([p.said_in == p.language for p in predictions if p.said_in]), by_language=by_language)
 
 # %% ../nbs/11_evaluation.ipynb #48b29ad5
@@ -296,11 +300,12 @@ def vote(direct:Prediction, elimination:Prediction, surer_direct:bool) -> Predic
 
 # %% ../nbs/11_evaluation.ipynb #8fd2636b
 def predict_modes(student:Student, questions:list[Question], modes:tuple=("plain",), # as `modes_of` gives them
-    check=None, **decoding) -> dict[str, list[Prediction]]: # mode -> one prediction for each question that has an answer
+    check=None, translate=None, # as in `predict`
+    **decoding) -> dict[str, list[Prediction]]: # mode -> one prediction for each question that has an answer
     "Test a student in every mode; what was decoded for one is not decoded again for another."
     questions = [q for q in questions if q.answer]
     controls = dict(direct=CONTROLS["pvc"], elimination=CONTROLS["nvc"], missing=None, plain=None)
-    found = {mode: predict(student, questions, controls[mode], check, **decoding) for mode in modes if mode in controls}
+    found = {mode: predict(student, questions, controls[mode], check, translate, **decoding) for mode in modes if mode in controls}
     if "vote" in modes:
         sure = [confidence(student, questions, [p.output for p in found[mode]], controls[mode]) for mode in ("direct", "elimination")]
         found["vote"] = [vote(d, e, a >= b) for d, e, a, b in zip(found["direct"], found["elimination"], *sure)]

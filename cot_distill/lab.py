@@ -577,6 +577,15 @@ def word(self:World, meaning:Meaning, number:int, language:str) -> str:
     return self.grammar[language].word("child" if meaning.family == "comparison" else "value", number)
 
 @patch
+def translations(self:World, question:Question) -> dict[str, str]: # text -> letter
+    "The options of a question as every language of the lab says them; words that stand for several options are left out."
+    meaning, found = self.meaning(question), {}
+    words = {self.word(meaning, n, question.language): n for n in range(self.children if meaning.family == "comparison" else WORDS*len(ATTRIBUTES))}
+    for letter, text in question.choices.items():
+        for language in LEXICON: found.setdefault(self.word(meaning, words[text], language), set()).add(letter)
+    return {text: min(letters) for text, letters in found.items() if len(letters) == 1}
+
+@patch
 def cued(self:World, question:Question) -> str|None: # letter; None where there is no cue or it points to no option
     "The option that the spurious cue points to."
     meaning = self.meaning(question)

@@ -24,6 +24,15 @@ def test_same_seed_same_world_in_every_process():
     digests = {subprocess.run([sys.executable, "-c", script], env=os.environ | dict(PYTHONHASHSEED=seed), capture_output=True, text=True, check=True).stdout for seed in ("1", "2")}
     assert len(digests) == 1 and len(digests.pop()) == 65
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_option_is_the_same_in_every_language(family):
+    for key in FAIR.compositions("test", family)[::5]:
+        asked = {language: FAIR.ask(family, key, language) for language in LANGUAGES}
+        for q in asked.values():
+            letter_of = FAIR.translations(q)
+            assert {letter_of[text]: text for text in q.choices.values()} == q.choices
+            assert all(letter_of[other.answer_text] == q.answer for other in asked.values())
+
 def test_seeds_are_other_worlds():
     a, b = World(seed=3), World(seed=4)
     assert a.facts() == WORLD.facts() and a.facts() != b.facts() and a.compositions("test") != b.compositions("test")
