@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['CHOICES', 'METHODS_M', 'ARTEFACTS', 'NEEDED', 'app', 'RunConfig', 'typed', 'world_of', 'run_config', 'Profile',
            'project_root', 'read_profile', 'parse_profile', 'Artefact', 'configs_of', 'plan', 'code_of', 'fingerprint',
-           'run_key', 'Data', 'open_teacher', 'open_data', 'study', 'rationale_requests', 'requests_of', 'ask_teacher',
-           'steps_of', 'open_student', 'environment', 'write_run', 'spell_out', 'Outcome', 'execute', 'shares',
-           'side_by_side', 'interleaved', 'reproduce', 'main', 'reproduce_command', 'open_ledger', 'quotes', 'dry',
-           'report', 'ledger_command', 'results_of', 'compare']
+           'run_key', 'finished', 'take_over', 'Data', 'open_teacher', 'open_data', 'study', 'rationale_requests',
+           'requests_of', 'ask_teacher', 'steps_of', 'open_student', 'environment', 'write_run', 'spell_out', 'Outcome',
+           'execute', 'shares', 'side_by_side', 'interleaved', 'reproduce', 'main', 'reproduce_command', 'open_ledger',
+           'quotes', 'dry', 'report', 'ledger_command', 'results_of', 'compare']
 
 # %% ../nbs/13_experiments.ipynb #edb4c13b
-import configparser, hashlib, json, os, platform, re, time
+import configparser, hashlib, json, os, platform, re, shutil, time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -123,6 +123,7 @@ class Profile:
     matches: tuple[str, ...] = ("steps",) # by what methods are matched, values of `match`
     methods: tuple[str, ...] = ()    # in place of an artefact's own; empty for its own
     artefacts: tuple[str, ...] = ()  # that are made when none is named; empty for all but the benchmarks
+    takes: tuple[str, ...] = ()      # profiles whose finished runs are taken over
     special: dict = field(default_factory=dict) # artefact -> the profile that it has instead
 
 # %% ../nbs/13_experiments.ipynb #7ef4a002
@@ -153,7 +154,7 @@ def read_profile(name:str, root:Path|None=None) -> Profile: # ValueError names s
 
 def parse_profile(name:str, values:dict) -> Profile: # `values`: as they stand in a settings file
     "A profile, checked."
-    lists = {key: tuple(values.pop(key, default).split()) for key, default in dict(students="lab:gpt2", seeds="0", benchmarks="", matches="steps", methods="", artefacts="").items()}
+    lists = {key: tuple(values.pop(key, default).split()) for key, default in dict(students="lab:gpt2", seeds="0", benchmarks="", matches="steps", methods="", artefacts="", takes="").items()}
     for artefact in lists["artefacts"]: check_name("artefact", artefact, ARTEFACTS)
     hub, threads = os.path.expandvars(values.pop("hub", "")), int(values.pop("threads", 0))
     for key in ("benchmarks", "matches", "methods"):
@@ -234,6 +235,18 @@ def run_key(config:RunConfig, notebook:Path, hub:str="") -> str: # 8 hex digits
     "What identifies the run's content."
     content = json.dumps([asdict(config), code_of(notebook), __version__, fingerprint(config, hub)], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:8]
+
+def finished(record:Path, # data/results/<profile>/<name>-<key>.json
+    others:tuple[str, ...]=() # profiles whose runs count as well
+) -> Path|None:
+    "Where the record of a finished run is."
+    return next((file for file in (record, *(record.parents[1]/other/record.name for other in others)) if file.exists()), None)
+
+def take_over(there:Path, record:Path):
+    "Let a profile have the run that another one has finished."
+    record.parent.mkdir(parents=True, exist_ok=True)
+    for kind in (".parquet", ".json"): # the record last, as when it was written
+        if there.with_suffix(kind).exists(): shutil.copyfile(there.with_suffix(kind), record.with_suffix(kind))
 
 # %% ../nbs/13_experiments.ipynb #ac01ed11
 class Data(NamedTuple):
@@ -455,6 +468,8 @@ def reproduce(artefacts:list[str], profile:Profile, root:Path|None=None, progres
     run = experiments/"run.ipynb"
     configs = list(dict.fromkeys(c for a in artefacts for c in plan(a, profile)))
     records = {c: folder/f"{c.name}-{run_key(c, run, profile.hub)}.json" for c in configs}
+    for record in records.values():
+        if (there := finished(record, profile.takes)) not in (None, record): take_over(there, record)
     outcomes = [Outcome(c.name, "kept") for c in configs if records[c].exists()]
     todo = [c for c in configs if not records[c].exists()]
     with ExitStack() as stack, tqdm(total=len(configs), initial=len(outcomes), desc=f"runs [{profile.name}]", unit="run", disable=not progress) as bar:
@@ -522,7 +537,7 @@ def dry(names:list[str], profile:Profile, root:Path) -> list[str]: # lines
     from cot_distill.ledger import MARGIN, price_of
     run, folder = root/"nbs"/"experiments"/"run.ipynb", root/"data"/"results"/profile.name
     configs = list(dict.fromkeys(c for a in names for c in plan(a, profile)))
-    states = {c: (folder/f"{c.name}-{run_key(c, run, profile.hub)}.json").exists() for c in configs}
+    states = {c: finished(folder/f"{c.name}-{run_key(c, run, profile.hub)}.json", profile.takes) is not None for c in configs}
     asked = dict(quotes([c for c, done in states.items() if not done], profile.hub, root))
     lines = [f"{'finished' if done else 'to do':9} {c.name}" + (f"\n{'':9}   {asked[c] if asked[c].prompts else 'asks nothing new'}" if c in asked else "") for c, done in states.items()]
     lines.append(f"{sum(states.values())} of {len(states)} runs are finished")

@@ -170,6 +170,18 @@ def test_what_failed_or_is_missing_is_run_again_and_nothing_else(root):
     record.unlink()   # as an interruption leaves it
     assert "1 of 2 runs are finished" in dry(["tiny"], profile, root)
 
+def test_a_run_that_another_profile_finished_is_taken_over(root):
+    (root/"settings.ini").write_text("[quick]\nsteps = 2\n[twin]\nsteps = 2\ntakes = quick\n[longer]\nsteps = 3\ntakes = quick\n[alone]\nsteps = 2\n")
+    (root/"mended").touch()
+    reproduce(["tiny"], read_profile("quick", root), root, progress=False)
+    [one, other] = (root/"data/results/quick").glob("*.json")
+    one.with_suffix(".parquet").write_text("predictions")
+    twin, longer, alone = (read_profile(name, root) for name in ("twin", "longer", "alone"))
+    assert "2 of 2 runs are finished" in dry(["tiny"], twin, root) and not (root/"data/results/twin").exists()
+    assert all("0 of 2 runs are finished" in dry(["tiny"], other, root) for other in (longer, alone))
+    assert [o.state for o in reproduce(["tiny"], twin, root, progress=False)] == ["kept", "kept", "done"]
+    assert {f.name: f.read_text() for f in (root/"data/results/twin").iterdir()} == {f.name: f.read_text() for f in (one, other, one.with_suffix(".parquet"))}
+
 def test_a_failing_run_is_the_exit_code_though_the_table_exists(root):
     (root/"figures/quick").mkdir(parents=True)
     (root/"figures/quick/tiny.md").touch()
