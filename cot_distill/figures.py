@@ -430,16 +430,18 @@ def plot_doses(
     named = lambda column, value: label(column, value) if label(column, value) != str(value) else f"{column} {value}"
     with rc_context(STYLE):
         fig = Plot(figsize=(2.4*columns, 2.2*height))
-        axes, lines = fig.subplots(height, columns, squeeze=False).flat, ()
+        axes, keys = fig.subplots(height, columns, squeeze=False).flat, {}
         for (title, cells, x, series), ax in zip(panels, axes):
             places = sorted(dict.fromkeys(cells[x]))
             for i, (name, line) in enumerate(cells.groupby(series, sort=False) if series else [(None, cells)]):
                 at = [places.index(p) + .08*i for p in line[x]]
-                ax.errorbar(at, line["mean"]*scale, [(line["mean"] - line.low)*scale, (line.high - line["mean"])*scale], fmt="o-", color=colours[i%7], label=None if name is None else named(series, name))
+                look = METHODS[name] if series == "method" and name in METHODS else Look("", colours[i%7], "o")
+                ax.errorbar(at, line["mean"]*scale, [(line["mean"] - line.low)*scale, (line.high - line["mean"])*scale], fmt=f"{look.marker}-", color=look.color, label=None if name is None else named(series, name))
             if reference is not None: ax.axhline(reference, color="#555555", lw=.8)
             ax.set(xticks=range(len(places)), xticklabels=[f"{p:g}" if isinstance(p, float) else str(p) for p in places], xlabel=x, title=title)
-            lines, last = tuple(cells[series].unique()) if series else (), lines
-            if series and lines != last: ax.legend(fontsize=6)  # once for panels of the same lines
+            if series: keys[ax] = tuple(cells[series].unique())
+        if len({*keys.values()}) == 1 and len(keys) == len(panels) > 1: fig.legend(*next(iter(keys)).get_legend_handles_labels(), loc="outside upper center", ncols=columns)
+        else: [ax.legend(fontsize=6) for ax in keys]
         for ax in [*axes]: ax.axis("off")
         fig.supylabel(ylabel, fontsize=8)
     return fig
