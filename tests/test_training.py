@@ -107,15 +107,16 @@ def test_scoring_is_shared_logps(arch, examples):
     with scoring(student.model) as model: scored = model(**inputs)
     assert torch.equal(scored, shared_logps(student.model, **inputs))
 
-@pytest.mark.parametrize("arch", ["gpt2", "t5"])
-def test_corpus_rows_lose_no_word(arch):
+@pytest.mark.parametrize("arch, longest", [("gpt2", None), ("t5", None), ("t5", 1)])
+def test_corpus_rows_lose_no_word(arch, longest):
     student, texts = student_of(arch), WORLD.corpus()[:200] + ["One"]
-    rows = corpus_rows(student, texts)
+    rows = corpus_rows(student, texts, 0, longest)
     decode = lambda ids: student.tokenizer.decode(ids, skip_special_tokens=True)
     for text, row in zip(texts, rows, strict=True):
         assert f"{decode(row['prompt'])} {decode(row['targets'][0])}".split() == decode(student._ids(text)).split()
         assert row["targets"][0][-1] == student.tokenizer.eos_token_id and len(row["prompt"]) >= 1
-    assert rows == corpus_rows(student, texts) and (arch == "gpt2") == all(r["prompt"] == [1] for r in rows)
+        assert longest is None or text == "One" or decode(row["prompt"]).split() == decode(student._ids(text.split()[0])).split()
+    assert rows == corpus_rows(student, texts, 0, longest) and (arch == "gpt2") == all(r["prompt"] == [1] for r in rows)
 
 def test_a_base_is_made_once_and_is_another_for_another_recipe(tmp_path):
     make = lambda **kw: training.base_student(WORLD, **dict(width=16, layers=1, steps=2, batch_size=4, cache=tmp_path) | kw)
