@@ -130,8 +130,8 @@ class Map:
 def with_knobs(arm:dict, settings:dict, base:str="") -> dict: # an `arm` with these knobs turned
     "Parameters of runs are set where the method heeds them, knobs of the world are added to its line."
     knobs = [f"{name.removeprefix('world.')}={value}" for name, value in settings.items() if name.startswith("world.")]
-    heeds = lambda name: not name.startswith("world.") and name not in (("alpha", "focus")*("-nr" not in arm["method"]) + ("k",)*("d-cot" not in arm["method"]))
-    return arm | {name: value for name, value in settings.items() if heeds(name)} | dict(world=" ".join(filter(None, [arm.get("world", ""), base, *knobs])))
+    moot = [name for name, part in dict(alpha="-nr", focus="-nr", k="d-cot").items() if part not in arm["method"]]
+    return arm | {name: value for name, value in settings.items() if not name.startswith("world.") and name not in moot} | dict(world=" ".join(filter(None, [arm.get("world", ""), base, *knobs])))
 
 def arms_of(map:Map) -> list[dict]:
     "All runs of a map."
@@ -154,7 +154,7 @@ MAPS = [
 CUE_STRENGTHS = (0.5, 0.9, 1.0)
 PAPER_C = ("ft", "cot", "cot+ordinary", "counterfactual", "multi-view", "multi-view+ordinary", "counterfactual+multi-view")
 CUE_ARMS = tuple(cued(method, world=f"cue={rho}", match=match) for rho in CUE_STRENGTHS for method in PAPER_C
-    for match in ("steps", "tokens") if match == "steps" or method in ("counterfactual", "multi-view", "counterfactual+multi-view"))
+    for match in ("steps", "tokens") if match == "steps" or method in ("multi-view", "counterfactual+multi-view"))
 
 # %% ../nbs/13_claims.ipynb #e7023b2a
 TUNED = ("ft", "native"), ("cot", "native"), ("cot", "en"), ("d-cot", "native"), ("d-cot", "en"), ("d-cot-nr/unlikelihood", "native")
