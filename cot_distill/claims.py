@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['DEVELOPMENT', 'SMALLEST', 'CONDITIONS', 'LEARNING_RATES', 'ALPHAS', 'FT', 'COT', 'ENGLISH', 'DIVERSE', 'ONE_OF_MANY',
-           'PARAPHRASES', 'FURTHER_FACTS', 'LANGUAGE', 'NEGATIVES', 'CUED', 'cued', 'SPURIOUS', 'UNSEEN', 'unseen',
-           'TRANSFER', 'CLAIMS', 'STRICT', 'MAPS', 'CUE_STRENGTHS', 'PAPER_C', 'CUE_ARMS', 'TUNED', 'TUNING', 'purpose',
-           'worlds_needed', 'arm', 'Claim', 'distinct', 'negative', 'verdict', 'Map', 'with_knobs', 'arms_of']
+           'PARAPHRASES', 'FURTHER_FACTS', 'LANGUAGE', 'KINDS', 'WEIGHTS', 'NEGATIVES', 'CUED', 'cued', 'SPURIOUS',
+           'UNSEEN', 'unseen', 'TRANSFER', 'CLAIMS', 'STRICT', 'MAPS', 'CUE_STRENGTHS', 'PAPER_C', 'CUE_ARMS', 'TUNED',
+           'TUNING', 'purpose', 'worlds_needed', 'arm', 'Claim', 'distinct', 'negative', 'verdict', 'Map', 'with_knobs',
+           'arms_of']
 
 # %% ../nbs/13_claims.ipynb #f08e1391
 import math
@@ -77,14 +78,17 @@ LANGUAGE = [
         controls={"the same questions": (DIVERSE, ONE_OF_MANY), "paraphrases only": (PARAPHRASES, COT), "further facts only": (FURTHER_FACTS, COT)})]
 
 # %% ../nbs/13_claims.ipynb #e77583f8
-def negative(loss:str, condition:str, alpha:float, focus:str) -> dict: # an `arm`
+KINDS = [(loss, condition, focus) for condition in CONDITIONS for loss in ("unlikelihood", "click", "orpo") for focus in (("all", "span") if loss == "unlikelihood" else ("all",))]
+WEIGHTS = dict(zip(KINDS, (0.01,)*8))  # as tuned
+
+def negative(loss:str, condition:str, focus:str, alpha:float) -> dict: # an `arm`
+    "d-CoT-nR in one of the two conditions."
     return arm(f"d-cot-nr/{loss}", world=CONDITIONS[condition], alpha=alpha, focus=focus)
 
 NEGATIVES = [Claim(f"{loss}, {condition}{', wrong word' * (focus == 'span')}{', repeats' * (measure != 'accuracy')}",
         f"Wrong rationales as negatives ({loss}{', on the wrong word alone' * (focus == 'span')}) " + ("add to d-CoT." if measure == "accuracy" else "keep a student from repeating its teacher's misconceptions."),
-        "Paper M, Table 2" if measure == "accuracy" else "ours", negative(loss, condition, 0.1 if focus == "all" else 0.01, focus), arm("d-cot", world=CONDITIONS[condition]), measure, less=measure != "accuracy")
-    for condition in CONDITIONS for loss in ("unlikelihood", "click", "orpo") for focus in (("all", "span") if loss == "unlikelihood" else ("all",))
-    for measure in (("accuracy", "repeats") if condition == "shared" else ("accuracy",))]
+        "Paper M, Table 2" if measure == "accuracy" else "ours", negative(loss, condition, focus, alpha), arm("d-cot", world=CONDITIONS[condition]), measure, less=measure != "accuracy")
+    for (loss, condition, focus), alpha in WEIGHTS.items() for measure in (("accuracy", "repeats") if condition == "shared" else ("accuracy",))]
 
 # %% ../nbs/13_claims.ipynb #22f81795
 CUED = dict(benchmark="lab:shelter", world="cue=0.9", languages="en", train_limit=200, tests="holds random reversed absent")
@@ -128,13 +132,12 @@ class Map:
 
 # %% ../nbs/13_claims.ipynb #559860c1
 def with_knobs(arm:dict, settings:dict, base:str="") -> dict: # an `arm` with these knobs turned
-    "Parameters of runs are set where the method heeds them, knobs of the world are added to its line."
+    "Parameters of runs are set, knobs of the world are added to its line."
     knobs = [f"{name.removeprefix('world.')}={value}" for name, value in settings.items() if name.startswith("world.")]
-    moot = [name for name, part in dict(alpha="-nr", focus="-nr", k="d-cot").items() if part not in arm["method"]]
-    return arm | {name: value for name, value in settings.items() if not name.startswith("world.") and name not in moot} | dict(world=" ".join(filter(None, [arm.get("world", ""), base, *knobs])))
+    return arm | {name: value for name, value in settings.items() if not name.startswith("world.")} | dict(world=" ".join(filter(None, [arm.get("world", ""), base, *knobs])))
 
 def arms_of(map:Map) -> list[dict]:
-    "All runs of a map."
+    "Both arms at every point of a map."
     from itertools import product
     settings = [dict(zip(map.knobs, values)) for values in product(*map.knobs.values())]
     return list(distinct(with_knobs(side, s, map.base) for s in settings for side in (map.better, map.than)))
@@ -159,4 +162,4 @@ CUE_ARMS = tuple(cued(method, world=f"cue={rho}", match=match) for rho in CUE_ST
 # %% ../nbs/13_claims.ipynb #e7023b2a
 TUNED = ("ft", "native"), ("cot", "native"), ("cot", "en"), ("d-cot", "native"), ("d-cot", "en"), ("d-cot-nr/unlikelihood", "native")
 TUNING = (*(arm(*which, lr=lr) for which in TUNED for lr in LEARNING_RATES),
-    *(arm(f"d-cot-nr/{loss}", alpha=alpha) for loss in ("unlikelihood", "click", "orpo") for alpha in ALPHAS))
+    *(negative(*kind, alpha) for kind in KINDS for alpha in ALPHAS))
