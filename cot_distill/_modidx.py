@@ -41,6 +41,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'cot_distill.claims.distinct': ('claims.html#distinct', 'cot_distill/claims.py'),
                                     'cot_distill.claims.negative': ('claims.html#negative', 'cot_distill/claims.py'),
                                     'cot_distill.claims.purpose': ('claims.html#purpose', 'cot_distill/claims.py'),
+                                    'cot_distill.claims.spread': ('claims.html#spread', 'cot_distill/claims.py'),
                                     'cot_distill.claims.verdict': ('claims.html#verdict', 'cot_distill/claims.py'),
                                     'cot_distill.claims.with_knobs': ('claims.html#with_knobs', 'cot_distill/claims.py'),
                                     'cot_distill.claims.worlds_needed': ('claims.html#worlds_needed', 'cot_distill/claims.py')},

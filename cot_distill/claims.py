@@ -6,8 +6,8 @@
 __all__ = ['DEVELOPMENT', 'SMALLEST', 'CONDITIONS', 'LEARNING_RATES', 'ALPHAS', 'FT', 'COT', 'ENGLISH', 'DIVERSE', 'ONE_OF_MANY',
            'PARAPHRASES', 'FURTHER_FACTS', 'LANGUAGE', 'KINDS', 'WEIGHTS', 'NEGATIVES', 'CUED', 'cued', 'SPURIOUS',
            'UNSEEN', 'unseen', 'TRANSFER', 'CLAIMS', 'STRICT', 'MAPS', 'CUE_STRENGTHS', 'PAPER_C', 'CUE_ARMS', 'TUNED',
-           'TUNING', 'purpose', 'worlds_needed', 'arm', 'Claim', 'distinct', 'negative', 'verdict', 'Map', 'with_knobs',
-           'arms_of']
+           'TUNING', 'purpose', 'spread', 'worlds_needed', 'arm', 'Claim', 'distinct', 'negative', 'verdict', 'Map',
+           'with_knobs', 'arms_of']
 
 # %% ../nbs/13_claims.ipynb #f08e1391
 import math
@@ -27,6 +27,11 @@ def purpose(seed:int) -> str:
     return "development" if seed >= DEVELOPMENT else "report"
 
 # %% ../nbs/13_claims.ipynb #2c489d39
+def spread(effect:Estimate) -> float: # nan for a single world
+    "Standard deviation over worlds of the difference that an interval is about."
+    from scipy import stats
+    return (effect.high - effect.mean)*math.sqrt(effect.seeds)/stats.t.ppf(.975, effect.seeds - 1)
+
 def worlds_needed(spread:float, # standard deviation of the paired difference over worlds
     difference:float=SMALLEST, power:float=0.8) -> int:
     "Worlds for a two-sided paired t test at 5% to find `difference`."
@@ -162,4 +167,4 @@ CUE_ARMS = tuple(cued(method, world=f"cue={rho}", match=match) for rho in CUE_ST
 # %% ../nbs/13_claims.ipynb #e7023b2a
 TUNED = ("ft", "native"), ("cot", "native"), ("cot", "en"), ("d-cot", "native"), ("d-cot", "en"), ("d-cot-nr/unlikelihood", "native")
 TUNING = (*(arm(*which, lr=lr) for which in TUNED for lr in LEARNING_RATES),
-    *(negative(*kind, alpha) for kind in KINDS for alpha in ALPHAS))
+    *(negative(*kind, alpha) for kind in KINDS for alpha in ALPHAS), arm("d-cot", world=CONDITIONS["shared"]))
