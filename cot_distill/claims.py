@@ -6,7 +6,7 @@
 __all__ = ['DEVELOPMENT', 'SMALLEST', 'CONDITIONS', 'LEARNING_RATES', 'ALPHAS', 'FT', 'COT', 'ENGLISH', 'DIVERSE', 'ONE_OF_MANY',
            'PARAPHRASES', 'FURTHER_FACTS', 'LANGUAGE', 'KINDS', 'WEIGHTS', 'NEGATIVES', 'CUED', 'cued', 'SPURIOUS',
            'UNSEEN', 'unseen', 'TRANSFER', 'CLAIMS', 'STRICT', 'MAPS', 'CUE_STRENGTHS', 'PAPER_C', 'CUE_ARMS', 'TUNED',
-           'TUNING', 'purpose', 'spread', 'worlds_needed', 'arm', 'Claim', 'distinct', 'negative', 'verdict', 'Map',
+           'TUNING', 'purpose', 'deviation', 'worlds_needed', 'arm', 'Claim', 'distinct', 'negative', 'verdict', 'Map',
            'with_knobs', 'arms_of']
 
 # %% ../nbs/13_claims.ipynb #f08e1391
@@ -27,7 +27,7 @@ def purpose(seed:int) -> str:
     return "development" if seed >= DEVELOPMENT else "report"
 
 # %% ../nbs/13_claims.ipynb #2c489d39
-def spread(effect:Estimate) -> float: # nan for a single world
+def deviation(effect:Estimate) -> float: # nan for a single world
     "Standard deviation over worlds of the difference that an interval is about."
     from scipy import stats
     return (effect.high - effect.mean)*math.sqrt(effect.seeds)/stats.t.ppf(.975, effect.seeds - 1)
@@ -84,7 +84,7 @@ LANGUAGE = [
 
 # %% ../nbs/13_claims.ipynb #e77583f8
 KINDS = [(loss, condition, focus) for condition in CONDITIONS for loss in ("unlikelihood", "click", "orpo") for focus in (("all", "span") if loss == "unlikelihood" else ("all",))]
-WEIGHTS = dict(zip(KINDS, (0.01,)*8))  # as tuned
+WEIGHTS = dict(zip(KINDS, (0.1, 0.01, 0.01, 0.01, 0.1, 0.01, 0.03, 0.01)))  # as tuned
 
 def negative(loss:str, condition:str, focus:str, alpha:float) -> dict: # an `arm`
     "d-CoT-nR in one of the two conditions."
