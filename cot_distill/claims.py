@@ -117,8 +117,10 @@ CLAIMS = [*LANGUAGE, *NEGATIVES, *SPURIOUS, *TRANSFER]
 
 # %% ../nbs/13_claims.ipynb #f58a163d
 def verdict(effect:Estimate, # of the better arm less the other
-    less:bool=False) -> str: # is less of the measure better?
+    less:bool=False,      # is less of the measure better?
+    floor:bool=False) -> str: # are both arms at or below chance?
     "What an interval says of a claim."
+    if floor: return "floor"
     low, high = (-effect.high, -effect.low) if less else (effect.low, effect.high)
     if not low <= high: return "open"  # a single seed has no interval
     if -SMALLEST < low and high < SMALLEST: return "no difference"

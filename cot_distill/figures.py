@@ -389,12 +389,14 @@ def measured(runs:DataFrame, # of `read_results`
 def paired_effect(
     better:DataFrame|None, than:DataFrame|None, # runs of `read_results`; None for no runs
     measure:str="accuracy",
-) -> DataFrame: # student, mean, low, high, seeds, n
+) -> DataFrame: # student, mean, low, high, seeds, n, level (mean of the better arm), chance (nan for measures that have none)
     "Mean difference between runs of the same student and seed."
-    if better is None or than is None: return DataFrame(columns=["student", "mean", "low", "high", "seeds", "n"])
+    if better is None or than is None: return DataFrame(columns=["student", "mean", "low", "high", "seeds", "n", "level", "chance"])
     sides = [runs[["student", "seed", "run", "n"]].assign(value=measured(runs, measure)) for runs in (better, than)]
     pairs = sides[0].merge(sides[1][["student", "seed", "value"]], on=["student", "seed"], suffixes=("", "_other"))
-    return summarise(pairs.assign(difference=pairs.value - pairs.value_other), ["student"], "difference")
+    means = pairs.groupby("student", sort=False)[["value", "value_other"]].mean().max(axis=1)
+    chance = measured(better, measure.replace("accuracy", "chance"))[0] if measure.startswith("accuracy at") and len(pairs) else float("nan")
+    return summarise(pairs.assign(difference=pairs.value - pairs.value_other), ["student"], "difference").assign(level=lambda cells: cells.student.map(means), chance=chance)
 
 # %% ../nbs/12_figures.ipynb #324459b0
 def plot_effects(
