@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEVELOPMENT', 'SMALLEST', 'CONDITIONS', 'LEARNING_RATES', 'ALPHAS', 'FT', 'COT', 'ENGLISH', 'DIVERSE', 'ONE_OF_MANY',
            'PARAPHRASES', 'FURTHER_FACTS', 'LANGUAGE', 'KINDS', 'WEIGHTS', 'NEGATIVES', 'CUED', 'cued', 'SPURIOUS',
-           'UNSEEN', 'unseen', 'TRANSFER', 'CLAIMS', 'STRICT', 'MAPS', 'CUE_STRENGTHS', 'PAPER_C', 'CUE_ARMS', 'TUNED',
+           'UNSEEN', 'unseen', 'TRANSFER', 'CLAIMS', 'APART', 'MAPS', 'CUE_STRENGTHS', 'PAPER_C', 'CUE_ARMS', 'TUNED',
            'TUNING', 'purpose', 'deviation', 'worlds_needed', 'arm', 'Claim', 'distinct', 'negative', 'verdict', 'Map',
            'with_knobs', 'arms_of']
 
@@ -150,10 +150,10 @@ def arms_of(map:Map) -> list[dict]:
     return list(distinct(with_knobs(side, s, map.base) for s in settings for side in (map.better, map.than)))
 
 # %% ../nbs/13_claims.ipynb #de614ccb
-STRICT = "languages=it,vi,bg,tr private=1 held_out=child"  # no English questions, and each language has facts of its own about children that distillation never names
+APART = "languages=it,vi,bg,tr private=1"  # no English questions, and each language has read facts of its own
 MAPS = [
     Map("native and English", "At which quality of translation does a native rationale overtake an English one?", COT, ENGLISH,
-        {"world.parallel": (0, 0.5, 1), "world.coverage": (0.6, 0.9)}, STRICT),
+        {"world.parallel": (0, 0.5, 1), "world.coverage": (0.6, 0.9)}, APART),
     Map("weight of negatives", "At which weight does unlikelihood begin to harm?", arm("d-cot-nr/unlikelihood"), DIVERSE, {"alpha": (0.003, 0.03, 0.1, 0.3, 1.0), "focus": ("all", "span", "first")}),
     Map("error of the teacher", "How wrong must a teacher be for its errors to be of use?", arm("d-cot-nr/unlikelihood"), DIVERSE, {"world.unsure": (0.1, 0.3, 0.6), "world.misconceptions": (0, 0.2)}, "common=1"),
     Map("number of rationales", "How many rationales are enough?", DIVERSE, COT, {"k": (1, 2, 4, 8)}),
