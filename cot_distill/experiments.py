@@ -181,7 +181,7 @@ ARTEFACTS = dict(
         (arm("ft"), arm("cot", "en"), arm("cot"), arm("d-cot", "en"), arm("d-cot"))),
     table_m2=Artefact("Wrong rationales as negatives (Paper M, Table 2)",
         tuple(map(arm, METHODS_M))),
-    table_m3=Artefact("Languages never seen in distillation (Paper M, Table 3)", tuple(map(arm, ("ft", "cot", *METHODS_M)))),
+    table_m3=Artefact("Languages never seen in distillation (Paper M, Table 3)", (*map(arm, ("ft", "cot", *METHODS_M)), *(arm(method, "en") for method in ("cot", "d-cot", "d-cot-nr/unlikelihood")))),
     figure_m1=Artefact("The pipeline, from one question to its right and wrong rationales (Paper M, Figure 1)"),
     table_c1=Artefact("Counterfactuals and two views, with their controls (Paper C, Table 1)", tuple(map(arm, PAPER_C))),
     figure_c5=Artefact("Trained on one benchmark, tested on others (Paper C, Figure 5)", (arm("ft"), arm("cot"), arm("multi-view"), arm("counterfactual"), arm("counterfactual+multi-view"))),

@@ -429,7 +429,8 @@ def plot_doses(
 ) -> Plot:
     "A difference over the values of a knob, one panel per question; where it crosses zero its sign changes."
     colours, height = ["#0072B2", "#D55E00", "#117733", "#882255", "#E69F00", "#56B4E9", "#999999"], -(-len(panels)//columns)
-    named = lambda column, value: label(column, value) if label(column, value) != str(value) else f"{column} {value}"
+    number = lambda value: f"{value:g}" if isinstance(value, float) else str(value)
+    named = lambda column, value: label(column, value) if label(column, value) != str(value) else f"{column} {number(value)}"
     with rc_context(STYLE):
         fig = Plot(figsize=(2.4*columns, 2.2*height))
         axes, keys = fig.subplots(height, columns, squeeze=False).flat, {}
@@ -440,10 +441,14 @@ def plot_doses(
                 look = METHODS[name] if series == "method" and name in METHODS else Look("", colours[i%7], "o")
                 ax.errorbar(at, line["mean"]*scale, [(line["mean"] - line.low)*scale, (line.high - line["mean"])*scale], fmt=f"{look.marker}-", color=look.color, label=None if name is None else named(series, name))
             if reference is not None: ax.axhline(reference, color="#555555", lw=.8)
-            ax.set(xticks=range(len(places)), xticklabels=[f"{p:g}" if isinstance(p, float) else str(p) for p in places], xlabel=x, title=title)
+            ax.set(xticks=range(len(places)), xticklabels=map(number, places), xlabel=x, title=title)
             if series: keys[ax] = tuple(cells[series].unique())
         if len({*keys.values()}) == 1 and len(keys) == len(panels) > 1: fig.legend(*next(iter(keys)).get_legend_handles_labels(), loc="outside upper center", ncols=columns)
-        else: [ax.legend(fontsize=6) for ax in keys]
+        else:
+            for ax in keys:
+                low, high = ax.get_ylim()
+                ax.set_ylim(low, high + .15*(high - low))  # room for the legend
+                ax.legend(loc="upper left", fontsize=6, ncols=3, columnspacing=1)
         for ax in [*axes]: ax.axis("off")
         fig.supylabel(ylabel, fontsize=8)
     return fig
