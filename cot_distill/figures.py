@@ -82,14 +82,14 @@ def read_results(
     folder:str|Path, # data/results/<profile>; FileNotFoundError if it holds none of the runs
     keys:list[str]|None=None, # of the runs to read, all if None
 ) -> DataFrame: # one row per run
-    "The finished runs of a folder, in the order of the methods and seeds."
+    "The finished runs of a folder, in the order of the students, methods and seeds."
     files = sorted(Path(folder).glob("*.json"))
     if keys is not None: files = [f for f in files if f.stem.rpartition("-")[2] in {k[:8] for k in keys}]
     if not files: raise FileNotFoundError(f"no finished run {'of those asked for ' if keys else ''}in {folder}; "
         f"`cot-distill reproduce --profile {Path(folder).name}` makes them")
     order = {method: i for i, method in enumerate(METHODS)}
     runs = pd.concat([DataFrame(side) for side in zip(*map(read_record, files))], axis=1)
-    runs["place"] = [order.get(m, len(order)) for m in runs.method]
+    runs["place"] = [(student, order.get(method, len(order))) for student, method in zip(runs.get("student", [""]*len(runs)), runs.method)]
     return runs.sort_values(["place", "seed"], kind="stable", ignore_index=True).drop(columns="place")
 
 # %% ../nbs/12_figures.ipynb #1c8a2204
@@ -266,24 +266,26 @@ def plot_methods(
     ylabel:str="accuracy (%)",
     scale:float=100,
     reference:float|None=None, # draws a dashed line there: chance level, or 0 for differences
-    size:tuple[float, float]=(7, 2.8), # width and height in inches
+    size:tuple[float, float]=(7, 2.8), # width and height of a panel in inches
 ) -> Plot: # ValueError for a method that METHODS lacks
-    "Mean and 95% interval of every method; hollow where the rationale is English."
+    "Mean and 95% interval of every method, one panel per student; hollow where the rationale is English."
     if unknown := {*cells.method} - METHODS.keys(): raise ValueError(f"no look for {', '.join(sorted(unknown))}; give it one in METHODS")
     series = ["method", "rationale_language"] if "rationale_language" in cells else ["method"]
     places = list(cells[x].unique())
-    lines = list(cells.groupby(series, sort=False))
+    panels = list(cells.groupby("student", sort=False)) if "student" in cells and x != "student" else [("", cells)]
     with rc_context(STYLE):
-        fig = Plot(figsize=size)
-        ax = fig.subplots()
-        for i, (names, line) in enumerate(lines):
-            look, shift = METHODS[names[0]], (i - (len(lines) - 1)/2)*.8/len(lines)
-            mean, hollow = line["mean"]*scale, "en" in names[1:]
-            ax.errorbar([places.index(p) + shift for p in line[x]], mean, [(mean - line.low*scale).clip(lower=0), (line.high*scale - mean).clip(lower=0)], fmt=look.marker, color=look.color,
-                mfc="white" if hollow else None, label=look.label + ", English"*hollow)
-        if reference is not None: ax.axhline(reference*scale, color="#555555", ls="--", lw=.8)
-        ax.set(xticks=range(len(places)), xticklabels=[label(x, p) for p in places], ylabel=ylabel, xlim=(-.5, len(places) - .5))
-        fig.legend(loc="outside upper center", ncols=max(1, int(size[0]//1.75)))
+        fig = Plot(figsize=(size[0], size[1]*len(panels)))
+        for (student, shown), ax in zip(panels, fig.subplots(len(panels), squeeze=False).flat):
+            lines = list(shown.groupby(series, sort=False))
+            for i, (names, line) in enumerate(lines):
+                look, shift = METHODS[names[0]], (i - (len(lines) - 1)/2)*.8/len(lines)
+                mean, hollow = line["mean"]*scale, "en" in names[1:]
+                ax.errorbar([places.index(p) + shift for p in line[x]], mean, [(mean - line.low*scale).clip(lower=0), (line.high*scale - mean).clip(lower=0)], fmt=look.marker, color=look.color,
+                    mfc="white" if hollow else None, label=look.label + ", English"*hollow)
+            if reference is not None: ax.axhline(reference*scale, color="#555555", ls="--", lw=.8)
+            ax.set(xticks=range(len(places)), xticklabels=[label(x, p) for p in places], ylabel=ylabel, xlim=(-.5, len(places) - .5))
+            if len(panels) > 1: ax.set_title(student)
+        fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=max(1, int(size[0]//1.75)))
     return fig
 
 # %% ../nbs/12_figures.ipynb #bd6009bf
