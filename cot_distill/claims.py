@@ -158,9 +158,9 @@ MAPS = [
         {"world.parallel": (0, 0.5, 1), "world.coverage": (0.6, 0.9)}, APART),
     Map("weight of negatives", "At which weight does unlikelihood begin to harm?", arm("d-cot-nr/unlikelihood"), DIVERSE, {"alpha": (0.003, 0.03, 0.1, 0.3, 1.0), "focus": ("all", "span", "first")}),
     Map("error of the teacher", "How wrong must a teacher be for its errors to be of use?", arm("d-cot-nr/unlikelihood"), DIVERSE, {"world.unsure": (0.1, 0.3, 0.6), "world.misconceptions": (0, 0.2)}, "common=1"),
-    Map("number of rationales", "How many rationales are enough?", DIVERSE, COT, {"k": (1, 2, 4, 8)}),
-    Map("paraphrases alone", "And if they only say the same in other words?", PARAPHRASES, COT, {"k": (2, 4, 8)}),
-    Map("further facts alone", "And if they only state more facts?", FURTHER_FACTS, COT, {"k": (2, 4, 8)})]
+    Map("number of rationales", "How many rationales are enough?", DIVERSE, COT, {"k": (1, 2, 4)}),
+    Map("paraphrases alone", "And if they only say the same in other words?", PARAPHRASES, COT, {"k": (2, 4)}),
+    Map("further facts alone", "And if they only state more facts?", FURTHER_FACTS, COT, {"k": (2, 4)})]
 
 # %% ../nbs/13_claims.ipynb #5263f9fc
 CUE_STRENGTHS = (0.5, 0.9, 1.0)

@@ -432,7 +432,7 @@ def plot_doses(
     "A difference over the values of a knob, one panel per question; where it crosses zero its sign changes."
     colours, height = ["#0072B2", "#D55E00", "#117733", "#882255", "#E69F00", "#56B4E9", "#999999"], -(-len(panels)//columns)
     number = lambda value: f"{value:g}" if isinstance(value, float) else str(value)
-    named = lambda column, value: label(column, value) if label(column, value) != str(value) else f"{column} {number(value)}"
+    named = lambda column, value: label(column, value) if isinstance(value, str) else f"{column} {number(value)}"
     with rc_context(STYLE):
         fig = Plot(figsize=(2.4*columns, 2.2*height))
         axes, keys = fig.subplots(height, columns, squeeze=False).flat, {}
@@ -450,7 +450,7 @@ def plot_doses(
             for ax in keys:
                 low, high = ax.get_ylim()
                 ax.set_ylim(low, high + .15*(high - low))  # room for the legend
-                ax.legend(loc="upper left", fontsize=6, ncols=3, columnspacing=1)
+                ax.legend(loc="upper left", fontsize=6, ncols=3, columnspacing=.8, handlelength=1, handletextpad=.4)
         for ax in [*axes]: ax.axis("off")
         fig.supylabel(ylabel, fontsize=8)
     return fig
