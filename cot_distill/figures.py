@@ -445,12 +445,13 @@ def plot_doses(
             if reference is not None: ax.axhline(reference, color="#555555", lw=.8)
             ax.set(xticks=range(len(places)), xticklabels=map(number, places), xlabel=x, title=title)
             if series: keys[ax] = tuple(cells[series].unique())
-        if len({*keys.values()}) == 1 and len(keys) == len(panels) > 1: fig.legend(*next(iter(keys)).get_legend_handles_labels(), loc="outside upper center", ncols=columns)
+        if len({*keys.values()}) == 1 and len(keys) == len(panels) > 1: fig.legend(*next(iter(keys)).get_legend_handles_labels(), loc="outside upper center", ncols=2*columns)
         else:
             for ax in keys:
                 low, high = ax.get_ylim()
-                ax.set_ylim(low, high + .15*(high - low))  # room for the legend
-                ax.legend(loc="upper left", fontsize=6, ncols=3, columnspacing=.8, handlelength=1, handletextpad=.4)
+                rows = -(-len(keys[ax])//2)
+                ax.set_ylim(low, high + .08*(1 + rows)*(high - low))  # room for the legend
+                ax.legend(loc="upper left", fontsize=6, ncols=2, columnspacing=.8, handlelength=1, handletextpad=.4)
         for ax in [*axes]: ax.axis("off")
         fig.supylabel(ylabel, fontsize=8)
     return fig
