@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['DEVELOPMENT', 'SMALLEST', 'CONDITIONS', 'LEARNING_RATES', 'ALPHAS', 'FT', 'COT', 'ENGLISH', 'DIVERSE', 'ONE_OF_MANY',
            'PARAPHRASES', 'FURTHER_FACTS', 'LANGUAGE', 'KINDS', 'WEIGHTS', 'NEGATIVES', 'CUED', 'cued', 'SPURIOUS',
-           'UNSEEN', 'unseen', 'TRANSFER', 'CLAIMS', 'APART', 'MAPS', 'CUE_STRENGTHS', 'PAPER_C', 'CUE_ARMS', 'TUNED',
-           'TUNING', 'purpose', 'deviation', 'worlds_needed', 'arm', 'Claim', 'distinct', 'negative', 'verdict', 'Map',
-           'with_knobs', 'arms_of']
+           'UNSEEN', 'unseen', 'TRANSFER', 'CLAIMS', 'APART', 'EVERY_STYLE', 'IN_ORDER', 'MAPS', 'CUE_STRENGTHS',
+           'PAPER_C', 'CUE_ARMS', 'TUNED', 'TUNING', 'purpose', 'deviation', 'worlds_needed', 'arm', 'Claim',
+           'distinct', 'negative', 'verdict', 'Map', 'with_knobs', 'arms_of']
 
 # %% ../nbs/13_claims.ipynb #f08e1391
 import math
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 # %% ../nbs/13_claims.ipynb #2052f26d
 from .evaluation import Estimate
+from .lab import STYLES
 
 # %% ../nbs/13_claims.ipynb #cae320ef
 DEVELOPMENT = 100  # seeds from here on are for choosing, those below for reporting
@@ -153,6 +154,7 @@ def arms_of(map:Map) -> list[dict]:
 
 # %% ../nbs/13_claims.ipynb #de614ccb
 APART = "languages=it,vi,bg,tr private=1"  # no English questions, and each language has read facts of its own
+EVERY_STYLE, IN_ORDER = (arm("d-cot", world=f"styles={','.join(styles)}") for styles in (STYLES, [style for style in STYLES if style != "order"]))
 MAPS = [
     Map("native and English", "At which quality of translation does a native rationale overtake an English one?", COT, ENGLISH,
         {"world.parallel": (0, 0.5, 1), "world.coverage": (0.6, 0.9)}, APART),
@@ -160,7 +162,9 @@ MAPS = [
     Map("error of the teacher", "How wrong must a teacher be for its errors to be of use?", arm("d-cot-nr/unlikelihood"), DIVERSE, {"world.unsure": (0.1, 0.3, 0.6), "world.misconceptions": (0, 0.2)}, "common=1"),
     Map("number of rationales", "How many rationales are enough?", DIVERSE, COT, {"k": (1, 2, 4)}),
     Map("paraphrases alone", "And if they only say the same in other words?", PARAPHRASES, COT, {"k": (2, 4)}),
-    Map("further facts alone", "And if they only state more facts?", FURTHER_FACTS, COT, {"k": (2, 4)})]
+    Map("further facts alone", "And if they only state more facts?", FURTHER_FACTS, COT, {"k": (2, 4)}),
+    Map("every style", "And if they differ in every way that the lab knows?", EVERY_STYLE, COT, {"k": (1, 2, 4, 8)}),
+    Map("every style but order", "And if the steps stay in order?", IN_ORDER, COT, {"k": (1, 2, 4, 8)})]
 
 # %% ../nbs/13_claims.ipynb #5263f9fc
 CUE_STRENGTHS = (0.5, 0.9, 1.0)
