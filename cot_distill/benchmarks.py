@@ -8,7 +8,16 @@ __all__ = ['SHAPES', 'CONTENDERS', 'Setting', 'model_of', 'batch_of', 'our_step'
            'loop', 'measure_training', 'ragged', 'decoding_student', 'library_texts', 'measure_decoding', 'measured']
 
 # %% ../nbs/14_benchmarks.ipynb #2a057678
-import gc, hashlib, json, os, random, statistics, subprocess, sys, tempfile, time
+import gc
+import hashlib
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -19,329 +28,665 @@ from unittest.mock import patch
 @dataclass(frozen=True)
 class Setting:
     "What is timed: a model's shape and a batch of questions with k right and m wrong rationales each."
-    model: str = "gpt2"     # an architecture (a small student), or a name in `SHAPES`
+
+    model: str = "gpt2"  # an architecture (a small student), or a name in `SHAPES`
     width: int = 512
     layers: int = 6
     heads: int = 8
     vocab: int = 50_257
-    questions: int = 1      # per step
-    prompt: int = 200       # tokens
+    questions: int = 1  # per step
+    prompt: int = 200  # tokens
     positives: int = 4
     negatives: int = 4
-    rationale: int = 100    # tokens
-    precision: str = "float32" # or bf16 (autocast on a CPU, the weights themselves on a GPU)
-    repeats: int = 5        # steps timed in peace, after two that are not timed
+    rationale: int = 100  # tokens
+    precision: str = "float32"  # or bf16 (autocast on a CPU, the weights themselves on a GPU)
+    repeats: int = 5  # steps timed in peace, after two that are not timed
+
     @property
-    def tokens(self) -> int: return self.questions*(self.prompt + (self.positives + self.negatives)*self.rationale)
+    def tokens(self) -> int:
+        return self.questions * (self.prompt + (self.positives + self.negatives) * self.rationale)
 
 # %% ../nbs/14_benchmarks.ipynb #948fdb0f
 SHAPES = {
-    "mt5-base": ("mt5", dict(d_model=768, d_kv=64, d_ff=2048, num_layers=12, num_heads=12, vocab_size=250_112, feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1, dropout_rate=0.)),
-    "xglm-564M": ("xglm", dict(d_model=1024, ffn_dim=4096, num_layers=24, attention_heads=16, vocab_size=256_008, max_position_embeddings=2048,
-        pad_token_id=1, bos_token_id=0, eos_token_id=2, dropout=0., attention_dropout=0.)),
-    "gemma-2b": ("gemma", dict(hidden_size=2048, intermediate_size=16_384, num_hidden_layers=18, num_attention_heads=8, num_key_value_heads=1, head_dim=256,
-        vocab_size=256_000, max_position_embeddings=8192, pad_token_id=0, bos_token_id=2, eos_token_id=1))}
+    "mt5-base": (
+        "mt5",
+        dict(
+            d_model=768,
+            d_kv=64,
+            d_ff=2048,
+            num_layers=12,
+            num_heads=12,
+            vocab_size=250_112,
+            feed_forward_proj="gated-gelu",
+            tie_word_embeddings=False,
+            decoder_start_token_id=0,
+            pad_token_id=0,
+            eos_token_id=1,
+            dropout_rate=0.0,
+        ),
+    ),
+    "xglm-564M": (
+        "xglm",
+        dict(
+            d_model=1024,
+            ffn_dim=4096,
+            num_layers=24,
+            attention_heads=16,
+            vocab_size=256_008,
+            max_position_embeddings=2048,
+            pad_token_id=1,
+            bos_token_id=0,
+            eos_token_id=2,
+            dropout=0.0,
+            attention_dropout=0.0,
+        ),
+    ),
+    "gemma-2b": (
+        "gemma",
+        dict(
+            hidden_size=2048,
+            intermediate_size=16_384,
+            num_hidden_layers=18,
+            num_attention_heads=8,
+            num_key_value_heads=1,
+            head_dim=256,
+            vocab_size=256_000,
+            max_position_embeddings=8192,
+            pad_token_id=0,
+            bos_token_id=2,
+            eos_token_id=1,
+        ),
+    ),
+}
 
 # %% ../nbs/14_benchmarks.ipynb #c7ade2b0
-def model_of(setting:Setting): # PreTrainedModel, on the device
+def model_of(setting: Setting):  # PreTrainedModel, on the device
     "A model of the setting's shape with random weights."
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
     from cot_distill.students import _shape
-    arch, shape = SHAPES.get(setting.model) or (setting.model, _shape(setting.model, setting.vocab, setting.width, setting.layers, setting.heads, 2048, 0, 1, 2))
+
+    arch, shape = SHAPES.get(setting.model) or (
+        setting.model,
+        _shape(
+            setting.model,
+            setting.vocab,
+            setting.width,
+            setting.layers,
+            setting.heads,
+            2048,
+            0,
+            1,
+            2,
+        ),
+    )
     torch.manual_seed(0)
     config = AutoConfig.for_model(arch, **shape)
     cuda = torch.cuda.is_available()
     dtype = torch.bfloat16 if cuda and setting.precision == "bf16" else torch.float32
     with torch.device("cuda" if cuda else "cpu"):
-        return (AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM).from_config(config, dtype=dtype)
+        return (
+            AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        ).from_config(config, dtype=dtype)
 
 # %% ../nbs/14_benchmarks.ipynb #7ce27132
-def batch_of(setting:Setting, device="cpu") -> dict: # as `Student.collate` lays it out
+def batch_of(setting: Setting, device="cpu") -> dict:  # as `Student.collate` lays it out
     "Random tokens in the shape of the setting."
     import torch
+
     torch.manual_seed(1)
     k = setting.positives + setting.negatives
     vocab = SHAPES[setting.model][1]["vocab_size"] if setting.model in SHAPES else setting.vocab
     ids = lambda rows, n: torch.randint(4, vocab, (rows, n), device=device)
-    return dict(input_ids=ids(setting.questions, setting.prompt), attention_mask=torch.ones(setting.questions, setting.prompt, dtype=torch.long, device=device),
-        labels=ids(setting.questions*k, setting.rationale), owner=torch.arange(setting.questions, device=device).repeat_interleave(k),
-        positive=(torch.arange(k, device=device) < setting.positives).repeat(setting.questions))
+    return dict(
+        input_ids=ids(setting.questions, setting.prompt),
+        attention_mask=torch.ones(
+            setting.questions, setting.prompt, dtype=torch.long, device=device
+        ),
+        labels=ids(setting.questions * k, setting.rationale),
+        owner=torch.arange(setting.questions, device=device).repeat_interleave(k),
+        positive=(torch.arange(k, device=device) < setting.positives).repeat(setting.questions),
+    )
 
 # %% ../nbs/14_benchmarks.ipynb #4ee215f8
-def our_step(setting:Setting, logps) -> tuple: # (model, optimizer, step)
+def our_step(setting: Setting, logps) -> tuple:  # (model, optimizer, step)
     "A step with `logps`, shared or plain."
     import torch
+
     from cot_distill.losses import d_cot_nr
+
     model = model_of(setting).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     batch, device = batch_of(setting, model.device), model.device.type
-    autocast = dict(device_type=device, dtype=torch.bfloat16, enabled=device == "cpu" and setting.precision == "bf16")
+    autocast = dict(
+        device_type=device,
+        dtype=torch.bfloat16,
+        enabled=device == "cpu" and setting.precision == "bf16",
+    )
+
     def step():
-        with torch.autocast(**autocast): scores = logps(model, **batch)
-        d_cot_nr(scores, batch["labels"] >= 0, batch["owner"], batch["positive"], setting.questions, "orpo" if setting.negatives else None).mean().backward()
-        optimizer.step(); optimizer.zero_grad(set_to_none=False)
+        with torch.autocast(**autocast):
+            scores = logps(model, **batch)
+        d_cot_nr(
+            scores,
+            batch["labels"] >= 0,
+            batch["owner"],
+            batch["positive"],
+            setting.questions,
+            "orpo" if setting.negatives else None,
+        ).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+
     return model, optimizer, step
 
 # %% ../nbs/14_benchmarks.ipynb #fb2713bd
-def trl_step(setting:Setting) -> tuple: # (model, optimizer, step)
+def trl_step(setting: Setting) -> tuple:  # (model, optimizer, step)
     "A step of TRL's `ORPOTrainer` on the same numbers of tokens."
     import torch
+
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     from datasets import Dataset
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
-    try: from trl.experimental.orpo import ORPOConfig, ORPOTrainer
-    except ModuleNotFoundError as e: raise RuntimeError(f"{e}; pip install -e '.[bench]' installs the peers that are measured") from None
+
+    try:
+        from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+    except ModuleNotFoundError as e:
+        raise RuntimeError(
+            f"{e}; pip install -e '.[bench]' installs the peers that are measured"
+        ) from None
     model = model_of(setting)
-    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(4, 4000))])}, unk_token="<unk>"))
+    words = Tokenizer(
+        models.WordLevel(
+            {
+                w: i
+                for i, w in enumerate(
+                    ["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(4, 4000))]
+                )
+            },
+            unk_token="<unk>",
+        )
+    )
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-    text = lambda n, seed: " ".join(f"w{4 + (seed*7919 + i*31) % 3990}" for i in range(n))
-    pairs = setting.questions*setting.negatives
-    rows = [dict(prompt=text(setting.prompt - 1, i//setting.negatives), chosen=" " + text(setting.rationale - 1, 2*i), rejected=" " + text(setting.rationale - 1, 2*i + 1)) for i in range(pairs)]
-    args = ORPOConfig(output_dir=tempfile.mkdtemp(), per_device_train_batch_size=pairs, max_length=setting.prompt + setting.rationale + 8, report_to="none", save_strategy="no",
-        bf16=setting.precision == "bf16", fp16=False, gradient_checkpointing=False, disable_tqdm=True, max_steps=1, dataset_num_proc=None)
-    trainer = ORPOTrainer(model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+    )
+    text = lambda n, seed: " ".join(f"w{4 + (seed * 7919 + i * 31) % 3990}" for i in range(n))
+    pairs = setting.questions * setting.negatives
+    rows = [
+        dict(
+            prompt=text(setting.prompt - 1, i // setting.negatives),
+            chosen=" " + text(setting.rationale - 1, 2 * i),
+            rejected=" " + text(setting.rationale - 1, 2 * i + 1),
+        )
+        for i in range(pairs)
+    ]
+    args = ORPOConfig(
+        output_dir=tempfile.mkdtemp(),
+        per_device_train_batch_size=pairs,
+        max_length=setting.prompt + setting.rationale + 8,
+        report_to="none",
+        save_strategy="no",
+        bf16=setting.precision == "bf16",
+        fp16=False,
+        gradient_checkpointing=False,
+        disable_tqdm=True,
+        max_steps=1,
+        dataset_num_proc=None,
+    )
+    trainer = ORPOTrainer(
+        model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+    )
     trainer.current_gradient_accumulation_steps = 1  # what `train` would set
     batch = next(iter(trainer.get_train_dataloader()))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+
     def step():
         trainer.training_step(model, dict(batch))
-        optimizer.step(); optimizer.zero_grad(set_to_none=False)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+
     return model, optimizer, step
 
 # %% ../nbs/14_benchmarks.ipynb #abdc7110
-def contender(name:str, setting:Setting) -> tuple: # (model, optimizer, step); ValueError for an unknown name
+def contender(
+    name: str, setting: Setting
+) -> tuple:  # (model, optimizer, step); ValueError for an unknown name
     "shared, shared without oneDNN, plain or trl-orpo."
     from cot_distill.students import plain_logps, shared_logps
-    if name not in CONTENDERS: raise ValueError(f"no contender {name!r}; choose one of {', '.join(CONTENDERS)}")
-    return trl_step(setting) if name == "trl-orpo" else our_step(setting, plain_logps if name == "plain" else shared_logps)
+
+    if name not in CONTENDERS:
+        raise ValueError(f"no contender {name!r}; choose one of {', '.join(CONTENDERS)}")
+    return (
+        trl_step(setting)
+        if name == "trl-orpo"
+        else our_step(setting, plain_logps if name == "plain" else shared_logps)
+    )
 
 # %% ../nbs/14_benchmarks.ipynb #9fcccf9b
 CONTENDERS = ("shared", "shared, PyTorch's products", "plain", "trl-orpo")
 
 # %% ../nbs/14_benchmarks.ipynb #48b9f9b5
-def resident_mb(peak:bool=False) -> float:
+def resident_mb(peak: bool = False) -> float:
     "Memory of this process now, or at its highest since `forget_peak`."
     key = "VmHWM:" if peak else "VmRSS:"
-    return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)).split()[1])/1024
+    return (
+        int(
+            next(
+                line
+                for line in Path("/proc/self/status").read_text().splitlines()
+                if line.startswith(key)
+            ).split()[1]
+        )
+        / 1024
+    )
 
 # %% ../nbs/14_benchmarks.ipynb #caea06c3
-def forget_peak() -> float: # MB resident now
+def forget_peak() -> float:  # MB resident now
     "Look for the highest memory from here on."
     Path("/proc/self/clear_refs").write_text("5")
     return resident_mb()
 
 # %% ../nbs/14_benchmarks.ipynb #36875321
-def others_seconds() -> float: # processor seconds; 0 where the system does not tell
+def others_seconds() -> float:  # processor seconds; 0 where the system does not tell
     "What the machine has worked for anyone but this process and its children."
     stat = Path("/proc/stat")
-    if not stat.exists(): return 0.
+    if not stat.exists():
+        return 0.0
     user, nice, system, _, _, *rest = map(int, stat.read_text().split("\n")[0].split()[1:9])
-    return (user + nice + system + sum(rest))/os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
+    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
 
 # %% ../nbs/14_benchmarks.ipynb #03987929
-def timed(step, repeats:int) -> float: # median seconds
+def timed(step, repeats: int) -> float:  # median seconds
     "Time of a step on a machine at peace."
     peaceful, all_steps = [], []
-    while len(peaceful) < repeats and len(all_steps) < 4*repeats:
+    while len(peaceful) < repeats and len(all_steps) < 4 * repeats:
         start, others = time.perf_counter(), others_seconds()
         step()
         seconds = time.perf_counter() - start
-        share = (others_seconds() - others)/seconds/(os.cpu_count() or 1)
+        share = (others_seconds() - others) / seconds / (os.cpu_count() or 1)
         all_steps.append((share, seconds))
-        if share < .05: peaceful.append(seconds)
-    return statistics.median(peaceful if len(peaceful) == repeats else [s for _, s in sorted(all_steps)[:repeats]])
+        if share < 0.05:
+            peaceful.append(seconds)
+    return statistics.median(
+        peaceful if len(peaceful) == repeats else [s for _, s in sorted(all_steps)[:repeats]]
+    )
 
 # %% ../nbs/14_benchmarks.ipynb #ad717a48
-def measure(name:str, setting:Setting) -> dict: # seconds_per_step, tokens_per_second, peak_mb, matmul_share
+def measure(
+    name: str, setting: Setting
+) -> dict:  # seconds_per_step, tokens_per_second, peak_mb, matmul_share
     "Time and memory of one contender, in this process."
     import torch
+
     from cot_distill.students import products
+
     torch.set_flush_denormal(True)
     with products() if name in ("shared", "plain") else nullcontext():
         model, optimizer, step = contender(name, setting)
         cuda = model.device.type == "cuda"
+
         def settled():
             step()
-            if cuda: torch.cuda.synchronize()
-        for p in model.parameters(): p.grad = torch.zeros_like(p)
+            if cuda:
+                torch.cuda.synchronize()
+
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p)
         optimizer.step()  # its state exists from here on
         gc.collect()
-        if cuda: torch.cuda.synchronize(); torch.cuda.reset_peak_memory_stats(); before = torch.cuda.memory_allocated()/2**20
-        else: before = forget_peak()
-        settled(); settled()
-        peak = torch.cuda.max_memory_allocated()/2**20 if cuda else resident_mb(peak=True)
+        if cuda:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated() / 2**20
+        else:
+            before = forget_peak()
+        settled()
+        settled()
+        peak = torch.cuda.max_memory_allocated() / 2**20 if cuda else resident_mb(peak=True)
         seconds = timed(settled, setting.repeats)
         share = matmul_share(name, setting, model, step, seconds)
-    return dict(seconds_per_step=seconds, tokens_per_second=setting.tokens/seconds, peak_mb=peak - before, matmul_share=share)
+    return dict(
+        seconds_per_step=seconds,
+        tokens_per_second=setting.tokens / seconds,
+        peak_mb=peak - before,
+        matmul_share=share,
+    )
 
 # %% ../nbs/14_benchmarks.ipynb #db8e18cc
-def operations(name:str, setting:Setting, model) -> int: # of matrix products, in floating point
+def operations(name: str, setting: Setting, model) -> int:  # of matrix products, in floating point
     "What the forward pass of a contender takes, shared or plain."
     import torch
     from torch.utils.flop_counter import FlopCounterMode
+
     from cot_distill import students
+
     logps = students.plain_logps if name == "plain" else students.shared_logps
-    with patch.object(students, "LinearCrossEntropyOptions", None), torch.no_grad(), FlopCounterMode(display=False) as counter:  # PyTorch's fused head is not counted, ours is
+    with (
+        patch.object(students, "LinearCrossEntropyOptions", None),
+        torch.no_grad(),
+        FlopCounterMode(display=False) as counter,
+    ):  # PyTorch's fused head is not counted, ours is
         logps(model, **batch_of(setting, model.device))
     return counter.get_total_flops()
 
-def matmul_share(name:str, setting:Setting, model, step, seconds:float) -> float: # nan where it is not measured
+
+def matmul_share(
+    name: str, setting: Setting, model, step, seconds: float
+) -> float:  # nan where it is not measured
     "Share of a step's time that its needed matrix products take at the machine's own rate."
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
-    if name == "trl-orpo": return float("nan")
+
+    if name == "trl-orpo":
+        return float("nan")
     shapes = Counter()
+
     class Record(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
                 a, b = args[-2:]
                 shapes[a.shape, b.shape, a.stride(), b.stride(), a.dtype] += 1
             return func(*args, **(kwargs or {}))
-    with Record(): step()
-    spent = flops = 0.
+
+    with Record():
+        step()
+    spent = flops = 0.0
     for (sa, sb, ta, tb, dtype), count in shapes.items():
-        a, b = (torch.randn(max(1, sum((n - 1)*s for n, s in zip(size, stride)) + 1), device=model.device).to(dtype).as_strided(size, stride) for size, stride in ((sa, ta), (sb, tb)))
+        a, b = (
+            torch.randn(
+                max(1, sum((n - 1) * s for n, s in zip(size, stride)) + 1), device=model.device
+            )
+            .to(dtype)
+            .as_strided(size, stride)
+            for size, stride in ((sa, ta), (sb, tb))
+        )
         times = []
         for _ in range(4):
             start = time.perf_counter()
             a @ b
-            if a.is_cuda: torch.cuda.synchronize()
+            if a.is_cuda:
+                torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
-        spent += count*min(times[1:]); flops += count*2*sa[0]*sa[1]*sb[1]
-    return 3*operations("shared", setting, model)/(flops/spent)/seconds
+        spent += count * min(times[1:])
+        flops += count * 2 * sa[0] * sa[1] * sb[1]
+    return 3 * operations("shared", setting, model) / (flops / spent) / seconds
 
 # %% ../nbs/14_benchmarks.ipynb #60dbc1f5
-def profiled(name:str, setting:Setting, most:int=12) -> dict: # operator -> share of a step
+def profiled(name: str, setting: Setting, most: int = 12) -> dict:  # operator -> share of a step
     "The operators that take most of a step."
     import torch
+
     from cot_distill.students import products
+
     torch.set_flush_denormal(True)
     with products() if name in ("shared", "plain") else nullcontext():
         _, _, step = contender(name, setting)
-        for _ in range(3): step()
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile: step()
+        for _ in range(3):
+            step()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            step()
     events = sorted(profile.key_averages(), key=lambda e: -e.self_cpu_time_total)
     total = sum(e.self_cpu_time_total for e in events)
-    return {e.key: e.self_cpu_time_total/total for e in events[:most]}
+    return {e.key: e.self_cpu_time_total / total for e in events[:most]}
 
 # %% ../nbs/14_benchmarks.ipynb #ac9ef433
-def lab_rows(questions:int=960) -> tuple: # (student, rows)
+def lab_rows(questions: int = 960) -> tuple:  # (student, rows)
     "The lab's default student and what it is trained on."
     from cot_distill.lab import World
     from cot_distill.students import small_student
     from cot_distill.teacher import LabTeacher, Request, read_rationales
     from cot_distill.training import METHODS
+
     world = World(seed=0)
     questions = world.questions("train")[:questions]
-    replies = LabTeacher(world).complete([Request(q, q.language, n=8, temperature=.7) for q in questions])
-    student = small_student("gpt2", world.words(), layers=2, words=True, answer_format="text", max_prompt=96, max_target=96)
-    return student, [student.encode(e) for e in METHODS["d-cot-nr/unlikelihood"].examples(questions, read_rationales(replies, questions))]
+    replies = LabTeacher(world).complete(
+        [Request(q, q.language, n=8, temperature=0.7) for q in questions]
+    )
+    student = small_student(
+        "gpt2",
+        world.words(),
+        layers=2,
+        words=True,
+        answer_format="text",
+        max_prompt=96,
+        max_target=96,
+    )
+    return student, [
+        student.encode(e)
+        for e in METHODS["d-cot-nr/unlikelihood"].examples(
+            questions, read_rationales(replies, questions)
+        )
+    ]
 
 # %% ../nbs/14_benchmarks.ipynb #d21c02a1
-def loop(student, rows, logps, steps, batch_size): # tokens trained on
+def loop(student, rows, logps, steps, batch_size):  # tokens trained on
     "AdamW on `d_cot_nr`, written by hand."
     import torch
+
     from cot_distill.losses import d_cot_nr
-    optimizer, order, tokens = torch.optim.AdamW(student.model.parameters(), lr=1e-3, fused=True), torch.randperm(len(rows)).tolist(), 0
+
+    optimizer, order, tokens = (
+        torch.optim.AdamW(student.model.parameters(), lr=1e-3, fused=True),
+        torch.randperm(len(rows)).tolist(),
+        0,
+    )
     for i in range(steps):
-        batch = student.collate([rows[order[j % len(rows)]] for j in range(i*batch_size, (i + 1)*batch_size)])
-        loss = d_cot_nr(logps(student.model, **batch), batch["labels"] >= 0, batch["owner"], batch["positive"], batch_size, "unlikelihood").mean()
+        batch = student.collate(
+            [rows[order[j % len(rows)]] for j in range(i * batch_size, (i + 1) * batch_size)]
+        )
+        loss = d_cot_nr(
+            logps(student.model, **batch),
+            batch["labels"] >= 0,
+            batch["owner"],
+            batch["positive"],
+            batch_size,
+            "unlikelihood",
+        ).mean()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(student.model.parameters(), 1.)
-        optimizer.step(); optimizer.zero_grad()
+        torch.nn.utils.clip_grad_norm_(student.model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
         tokens += int(batch["attention_mask"].sum() + (batch["labels"] >= 0).sum())
     return tokens
 
 # %% ../nbs/14_benchmarks.ipynb #4b6e898a
-def measure_training(name:str, steps:int=60, batch_size:int=16, repeats:int=5) -> dict: # as `measure`
+def measure_training(
+    name: str, steps: int = 60, batch_size: int = 16, repeats: int = 5
+) -> dict:  # as `measure`
     "Tokens a second of a short lab training: train, loop or plain loop."
     import torch
+
     from cot_distill.students import plain_logps, products, shared_logps
     from cot_distill.training import train
+
     torch.set_flush_denormal(True)
     student, rows = lab_rows()
     tokens, before = [], forget_peak()
+
     def once():
-        if name == "train": tokens.append(train(student, rows, tempfile.mkdtemp(), "unlikelihood", steps=steps, batch_size=batch_size, warmup=0).tokens)
+        if name == "train":
+            tokens.append(
+                train(
+                    student,
+                    rows,
+                    tempfile.mkdtemp(),
+                    "unlikelihood",
+                    steps=steps,
+                    batch_size=batch_size,
+                    warmup=0,
+                ).tokens
+            )
         else:
-            with products() if name == "loop" else nullcontext(): tokens.append(loop(student, rows, shared_logps if name == "loop" else plain_logps, steps, batch_size))
+            with products() if name == "loop" else nullcontext():
+                tokens.append(
+                    loop(
+                        student,
+                        rows,
+                        shared_logps if name == "loop" else plain_logps,
+                        steps,
+                        batch_size,
+                    )
+                )
+
     once()
     seconds = timed(once, repeats)
-    return dict(seconds_per_step=seconds/steps, tokens_per_second=statistics.mean(tokens)/seconds, peak_mb=resident_mb(peak=True) - before, matmul_share=float("nan"))
+    return dict(
+        seconds_per_step=seconds / steps,
+        tokens_per_second=statistics.mean(tokens) / seconds,
+        peak_mb=resident_mb(peak=True) - before,
+        matmul_share=float("nan"),
+    )
 
 # %% ../nbs/14_benchmarks.ipynb #3643fc60
-def ragged(world, questions:list, most:int=16, seed:int=0) -> list: # of Question
+def ragged(world, questions: list, most: int = 16, seed: int = 0) -> list:  # of Question
     "The questions, each behind up to `most` sentences of the corpus."
     rng, corpus = random.Random(seed), world.corpus()
-    return [replace(q, stem=" ".join([*rng.choices(corpus, k=rng.randint(0, most)), q.stem])) for q in questions]
+    return [
+        replace(q, stem=" ".join([*rng.choices(corpus, k=rng.randint(0, most)), q.stem]))
+        for q in questions
+    ]
 
 # %% ../nbs/14_benchmarks.ipynb #27885f82
-def decoding_student(folder, arch:str="gpt2", steps:int=200): # Student
+def decoding_student(folder, arch: str = "gpt2", steps: int = 200):  # Student
     "A student that has learnt to answer such questions, made or loaded."
     from cot_distill.lab import World
     from cot_distill.students import load_student, small_student
     from cot_distill.teacher import LabTeacher, Request, read_rationales
     from cot_distill.training import METHODS, train
+
     limits = dict(max_prompt=400, max_target=96, answer_format="text")
-    if Path(folder).exists(): return load_student(str(folder), **limits)
+    if Path(folder).exists():
+        return load_student(str(folder), **limits)
     world = World(seed=0)
     questions = world.questions("train")
-    examples = METHODS["cot"].examples(questions, read_rationales(LabTeacher(world).complete([Request(q, q.language) for q in questions]), questions))
+    examples = METHODS["cot"].examples(
+        questions,
+        read_rationales(
+            LabTeacher(world).complete([Request(q, q.language) for q in questions]), questions
+        ),
+    )
     student = small_student(arch, world.words(), width=256, layers=4, words=True, **limits)
     behind = ragged(world, [e.question for e in examples])
-    train(student, [student.encode(replace(e, question=q)) for e, q in zip(examples, behind)], tempfile.mkdtemp(), steps=steps)
+    train(
+        student,
+        [student.encode(replace(e, question=q)) for e, q in zip(examples, behind)],
+        tempfile.mkdtemp(),
+        steps=steps,
+    )
     student.save(folder)
     return student
 
 # %% ../nbs/14_benchmarks.ipynb #8534a21d
-def library_texts(student, questions, batch_size): # as `generate` gives them
+def library_texts(student, questions, batch_size):  # as `generate` gives them
     "Greedy decoding by the model's own `generate`, in the order of the questions."
     texts = []
     for start in range(0, len(questions), batch_size):
-        batch = student.collate([dict(prompt=student.encode_prompt(q), targets=[[0]], positive=[True]) for q in questions[start:start + batch_size]])
-        ids = student.model.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=student.max_target, do_sample=False,
-            eos_token_id=student.tokenizer.eos_token_id, pad_token_id=student.tokenizer.pad_token_id)
-        texts += student.tokenizer.batch_decode(ids if student.seq2seq else ids[:, batch["input_ids"].shape[1]:], skip_special_tokens=True)
+        batch = student.collate(
+            [
+                dict(prompt=student.encode_prompt(q), targets=[[0]], positive=[True])
+                for q in questions[start : start + batch_size]
+            ]
+        )
+        ids = student.model.generate(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            max_new_tokens=student.max_target,
+            do_sample=False,
+            eos_token_id=student.tokenizer.eos_token_id,
+            pad_token_id=student.tokenizer.pad_token_id,
+        )
+        texts += student.tokenizer.batch_decode(
+            ids if student.seq2seq else ids[:, batch["input_ids"].shape[1] :],
+            skip_special_tokens=True,
+        )
     return [text.strip() for text in texts]
 
 # %% ../nbs/14_benchmarks.ipynb #48df5e75
-def measure_decoding(name:str, folder, arch:str="gpt2", questions:int=256, batch_size:int=32, repeats:int=3) -> dict: # as `measure`; a step is all questions
+def measure_decoding(
+    name: str,
+    folder,
+    arch: str = "gpt2",
+    questions: int = 256,
+    batch_size: int = 32,
+    repeats: int = 3,
+) -> dict:  # as `measure`; a step is all questions
     "Time to answer the lab's test questions: ours or generate."
-    import torch
+
     from cot_distill.evaluation import generate
     from cot_distill.lab import World
+
     student, world = decoding_student(folder, arch), World(seed=0)
     asked = ragged(world, random.Random(0).sample(world.questions("test"), questions))
     student.model.eval()
-    write = (lambda: generate(student, asked, batch_size=batch_size)) if name == "ours" else (lambda: library_texts(student, asked, batch_size))
+    write = (
+        (lambda: generate(student, asked, batch_size=batch_size))
+        if name == "ours"
+        else (lambda: library_texts(student, asked, batch_size))
+    )
     before, texts = forget_peak(), write()
     seconds = timed(write, repeats)
     written = sum(len(student.tokenizer(t, add_special_tokens=False).input_ids) for t in texts)
-    return dict(seconds_per_step=seconds, tokens_per_second=written/seconds, peak_mb=resident_mb(peak=True) - before, matmul_share=float("nan"),
-        digest=hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12])
+    return dict(
+        seconds_per_step=seconds,
+        tokens_per_second=written / seconds,
+        peak_mb=resident_mb(peak=True) - before,
+        matmul_share=float("nan"),
+        digest=hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12],
+    )
 
 # %% ../nbs/14_benchmarks.ipynb #0ec558c5
-def measured(how:str, *arguments, cache="data/cache/bench", timeout:float=900) -> dict: # its numbers; RuntimeError with the reason where there are none
+def measured(
+    how: str, *arguments, cache="data/cache/bench", timeout: float = 900
+) -> dict:  # its numbers; RuntimeError with the reason where there are none
     "`measure`, `measure_training` or `measure_decoding` in a new process, or what it said before."
     import cot_distill
-    plain = [asdict(a) if isinstance(a, Setting) else str(a) if isinstance(a, Path) else a for a in arguments]
-    code = [(Path(cot_distill.__file__).parent/f"{name}.py").read_text() for name in ("students", "training", "evaluation", "losses", "benchmarks")]
+
+    plain = [
+        asdict(a) if isinstance(a, Setting) else str(a) if isinstance(a, Path) else a
+        for a in arguments
+    ]
+    code = [
+        (Path(cot_distill.__file__).parent / f"{name}.py").read_text()
+        for name in ("students", "training", "evaluation", "losses", "benchmarks")
+    ]
     key = hashlib.sha256(json.dumps([how, plain, _processor(), code]).encode()).hexdigest()[:16]
-    kept = Path(cache)/f"{key}.json"
+    kept = Path(cache) / f"{key}.json"
     if not kept.exists():
         call = f"import json, sys; from cot_distill.benchmarks import *; print(json.dumps({how}(*[Setting(**a) if isinstance(a, dict) else a for a in json.loads(sys.argv[1])])))"
-        done = subprocess.run([sys.executable, "-W", "ignore", "-c", call, json.dumps(plain)], capture_output=True, text=True, timeout=timeout)
-        if done.returncode: raise RuntimeError(f"{how}{tuple(plain)} failed: {done.stderr.strip().splitlines()[-1]}")
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", call, json.dumps(plain)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        if done.returncode:
+            raise RuntimeError(
+                f"{how}{tuple(plain)} failed: {done.stderr.strip().splitlines()[-1]}"
+            )
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(done.stdout.splitlines()[-1])
     return json.loads(kept.read_text())
 
 # %% ../nbs/14_benchmarks.ipynb #3f5e3d65
-def _processor(): # its name and number of cores
+def _processor():  # its name and number of cores
     cpu = Path("/proc/cpuinfo")
-    name = next((line.partition(":")[2].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")), "") if cpu.exists() else ""
+    name = (
+        next(
+            (
+                line.partition(":")[2].strip()
+                for line in cpu.read_text().splitlines()
+                if line.startswith("model name")
+            ),
+            "",
+        )
+        if cpu.exists()
+        else ""
+    )
     return f"{name}, {os.cpu_count()} cores"

@@ -19,31 +19,41 @@ from .lab import STYLES
 
 # %% ../nbs/13_claims.ipynb #cae320ef
 DEVELOPMENT = 100  # seeds from here on are for choosing, those below for reporting
-SMALLEST = 0.03    # difference in a proportion that we would not want to miss
+SMALLEST = 0.03  # difference in a proportion that we would not want to miss
 CONDITIONS = dict(plain="", shared="misconceptions=0.2 common=1")  # knobs of the world
 LEARNING_RATES, ALPHAS = (5e-4, 1e-3, 2e-3), (0.01, 0.03, 0.1, 0.3)
 
-def purpose(seed:int) -> str:
+
+def purpose(seed: int) -> str:
     "What a world may be used for."
     return "development" if seed >= DEVELOPMENT else "report"
 
 # %% ../nbs/13_claims.ipynb #2c489d39
-def deviation(effect:Estimate) -> float: # nan for a single world
+def deviation(effect: Estimate) -> float:  # nan for a single world
     "Standard deviation over worlds of the difference that an interval is about."
     from scipy import stats
-    return (effect.high - effect.mean)*math.sqrt(effect.seeds)/stats.t.ppf(.975, effect.seeds - 1)
 
-def worlds_needed(spread:float, # standard deviation of the paired difference over worlds
-    difference:float=SMALLEST, power:float=0.8) -> int:
+    return (
+        (effect.high - effect.mean) * math.sqrt(effect.seeds) / stats.t.ppf(0.975, effect.seeds - 1)
+    )
+
+
+def worlds_needed(
+    spread: float,  # standard deviation of the paired difference over worlds
+    difference: float = SMALLEST,
+    power: float = 0.8,
+) -> int:
     "Worlds for a two-sided paired t test at 5% to find `difference`."
     from scipy import stats
+
     for n in range(2, 10_000):
-        shift, reach = difference/spread*math.sqrt(n), stats.t.ppf(.975, n - 1)
-        if stats.nct.sf(reach, n - 1, shift) + stats.nct.cdf(-reach, n - 1, shift) >= power: return n
+        shift, reach = difference / spread * math.sqrt(n), stats.t.ppf(0.975, n - 1)
+        if stats.nct.sf(reach, n - 1, shift) + stats.nct.cdf(-reach, n - 1, shift) >= power:
+            return n
     return 10_000
 
 # %% ../nbs/13_claims.ipynb #bc25fa3c
-def arm(method:str, rationale_language:str="native", **more) -> dict: # any parameter of a run
+def arm(method: str, rationale_language: str = "native", **more) -> dict:  # any parameter of a run
     "One kind of run: what it sets, beside the profile."
     return dict(method=method, rationale_language=rationale_language, **more)
 
@@ -51,21 +61,32 @@ def arm(method:str, rationale_language:str="native", **more) -> dict: # any para
 @dataclass(frozen=True)
 class Claim:
     "One arm is better than another, by one measure."
+
     name: str
-    says: str                 # the hypothesis
-    source: str               # where the papers say so
-    better: dict              # an `arm`
-    than: dict                # an `arm`
-    measure: str = "accuracy" # column of the results
-    controls: dict = field(default_factory=dict) # what it controls for -> (better, than) that take their places
-    less: bool = False        # is less of the measure better?
-    guessing: float = math.nan # what guesses score by the measure, where the options alone do not say
+    says: str  # the hypothesis
+    source: str  # where the papers say so
+    better: dict  # an `arm`
+    than: dict  # an `arm`
+    measure: str = "accuracy"  # column of the results
+    controls: dict = field(
+        default_factory=dict
+    )  # what it controls for -> (better, than) that take their places
+    less: bool = False  # is less of the measure better?
+    guessing: float = (
+        math.nan
+    )  # what guesses score by the measure, where the options alone do not say
+
     @property
-    def pairs(self) -> dict[str, tuple[dict, dict]]: # "" -> the claim itself; a control -> its pair
+    def pairs(
+        self,
+    ) -> dict[str, tuple[dict, dict]]:  # "" -> the claim itself; a control -> its pair
         "What is compared."
         return {"": (self.better, self.than)} | self.controls
+
     @property
-    def arms(self) -> list[dict]: return [a for pair in self.pairs.values() for a in pair]
+    def arms(self) -> list[dict]:
+        return [a for pair in self.pairs.values() for a in pair]
+
 
 def distinct(arms) -> tuple[dict, ...]:
     "Without repetitions, in the order given."
@@ -74,105 +95,301 @@ def distinct(arms) -> tuple[dict, ...]:
 
 # %% ../nbs/13_claims.ipynb #c4a23939
 FT, COT, ENGLISH, DIVERSE = arm("ft"), arm("cot"), arm("cot", "en"), arm("d-cot")
-ONE_OF_MANY = arm("d-cot", k=1)   # the same questions as d-CoT, each with a single sampled rationale
-PARAPHRASES, FURTHER_FACTS = (arm("d-cot", world=f"styles={style} wavers=no") for style in ("paraphrase", "extra"))
+ONE_OF_MANY = arm("d-cot", k=1)  # the same questions as d-CoT, each with a single sampled rationale
+PARAPHRASES, FURTHER_FACTS = (
+    arm("d-cot", world=f"styles={style} wavers=no") for style in ("paraphrase", "extra")
+)
 
 LANGUAGE = [
-    Claim("rationales", "A rationale teaches more than the answer alone.", "both papers: CoT over fine-tuning", COT, FT, controls={"as many tokens": (COT, arm("ft", match="tokens"))}),
-    Claim("native", "A rationale in the question's language teaches more than an English one.", "Paper M, Table 1", COT, ENGLISH),
-    Claim("native, diverse", "The same with several rationales.", "Paper M, Table 1", DIVERSE, arm("d-cot", "en")),
-    Claim("diversity", "Several sampled rationales teach more than one.", "Paper M, Table 1", DIVERSE, COT,
-        controls={"the same questions": (DIVERSE, ONE_OF_MANY), "paraphrases only": (PARAPHRASES, COT), "further facts only": (FURTHER_FACTS, COT)})]
+    Claim(
+        "rationales",
+        "A rationale teaches more than the answer alone.",
+        "both papers: CoT over fine-tuning",
+        COT,
+        FT,
+        controls={"as many tokens": (COT, arm("ft", match="tokens"))},
+    ),
+    Claim(
+        "native",
+        "A rationale in the question's language teaches more than an English one.",
+        "Paper M, Table 1",
+        COT,
+        ENGLISH,
+    ),
+    Claim(
+        "native, diverse",
+        "The same with several rationales.",
+        "Paper M, Table 1",
+        DIVERSE,
+        arm("d-cot", "en"),
+    ),
+    Claim(
+        "diversity",
+        "Several sampled rationales teach more than one.",
+        "Paper M, Table 1",
+        DIVERSE,
+        COT,
+        controls={
+            "the same questions": (DIVERSE, ONE_OF_MANY),
+            "paraphrases only": (PARAPHRASES, COT),
+            "further facts only": (FURTHER_FACTS, COT),
+        },
+    ),
+]
 
 # %% ../nbs/13_claims.ipynb #e77583f8
-KINDS = [(loss, condition, focus) for condition in CONDITIONS for loss in ("unlikelihood", "click", "orpo") for focus in (("all", "span") if loss == "unlikelihood" else ("all",))]
+KINDS = [
+    (loss, condition, focus)
+    for condition in CONDITIONS
+    for loss in ("unlikelihood", "click", "orpo")
+    for focus in (("all", "span") if loss == "unlikelihood" else ("all",))
+]
 WEIGHTS = dict(zip(KINDS, (0.1, 0.01, 0.01, 0.01, 0.1, 0.01, 0.03, 0.01)))  # as tuned
 
-def negative(loss:str, condition:str, focus:str, alpha:float) -> dict: # an `arm`
+
+def negative(loss: str, condition: str, focus: str, alpha: float) -> dict:  # an `arm`
     "d-CoT-nR in one of the two conditions."
     return arm(f"d-cot-nr/{loss}", world=CONDITIONS[condition], alpha=alpha, focus=focus)
 
-NEGATIVES = [Claim(f"{loss}, {condition}{', wrong word' * (focus == 'span')}{', repeats' * (measure != 'accuracy')}",
-        f"Wrong rationales as negatives ({loss}{', on the wrong word alone' * (focus == 'span')}) " + ("add to d-CoT." if measure == "accuracy" else "keep a student from repeating its teacher's misconceptions."),
-        "Paper M, Table 2" if measure == "accuracy" else "ours", negative(loss, condition, focus, alpha), arm("d-cot", world=CONDITIONS[condition]), measure, less=measure != "accuracy")
-    for (loss, condition, focus), alpha in WEIGHTS.items() for measure in (("accuracy", "repeats") if condition == "shared" else ("accuracy",))]
+
+NEGATIVES = [
+    Claim(
+        f"{loss}, {condition}{', wrong word' * (focus == 'span')}{', repeats' * (measure != 'accuracy')}",
+        f"Wrong rationales as negatives ({loss}{', on the wrong word alone' * (focus == 'span')}) "
+        + (
+            "add to d-CoT."
+            if measure == "accuracy"
+            else "keep a student from repeating its teacher's misconceptions."
+        ),
+        "Paper M, Table 2" if measure == "accuracy" else "ours",
+        negative(loss, condition, focus, alpha),
+        arm("d-cot", world=CONDITIONS[condition]),
+        measure,
+        less=measure != "accuracy",
+    )
+    for (loss, condition, focus), alpha in WEIGHTS.items()
+    for measure in (("accuracy", "repeats") if condition == "shared" else ("accuracy",))
+]
 
 # %% ../nbs/13_claims.ipynb #22f81795
-CUED = dict(benchmark="lab:shelter", world="cue=0.9", languages="en", train_limit=200, tests="holds random reversed absent")
+CUED = dict(
+    benchmark="lab:shelter",
+    world="cue=0.9",
+    languages="en",
+    train_limit=200,
+    tests="holds random reversed absent",
+)
 cued = lambda method, **more: arm(method, **CUED | more)
 
 SPURIOUS = [
-    Claim("counterfactuals", "Counterfactual questions make a student rely less on the cue.", "Paper C", cued("counterfactual"), cued("cot"), "accuracy at random",
-        controls={"as many ordinary questions": (cued("counterfactual"), cued("cot+ordinary"))}),
-    Claim("views", "Two views of each question teach more than one.", "Paper C", cued("multi-view"), cued("cot"), "accuracy at random", controls={"as many tokens": (cued("multi-view", match="tokens"), cued("cot"))}),
-    Claim("both", "Counterfactuals and views together teach more than plain CoT.", "Paper C, Table 1", cued("counterfactual+multi-view"), cued("cot"), "accuracy at random",
-        controls={"as many ordinary questions": (cued("counterfactual+multi-view"), cued("multi-view+ordinary")), "as many tokens": (cued("counterfactual+multi-view", match="tokens"), cued("cot"))})]
+    Claim(
+        "counterfactuals",
+        "Counterfactual questions make a student rely less on the cue.",
+        "Paper C",
+        cued("counterfactual"),
+        cued("cot"),
+        "accuracy at random",
+        controls={"as many ordinary questions": (cued("counterfactual"), cued("cot+ordinary"))},
+    ),
+    Claim(
+        "views",
+        "Two views of each question teach more than one.",
+        "Paper C",
+        cued("multi-view"),
+        cued("cot"),
+        "accuracy at random",
+        controls={"as many tokens": (cued("multi-view", match="tokens"), cued("cot"))},
+    ),
+    Claim(
+        "both",
+        "Counterfactuals and views together teach more than plain CoT.",
+        "Paper C, Table 1",
+        cued("counterfactual+multi-view"),
+        cued("cot"),
+        "accuracy at random",
+        controls={
+            "as many ordinary questions": (
+                cued("counterfactual+multi-view"),
+                cued("multi-view+ordinary"),
+            ),
+            "as many tokens": (cued("counterfactual+multi-view", match="tokens"), cued("cot")),
+        },
+    ),
+]
 
 # %% ../nbs/13_claims.ipynb #1c6b3060
 UNSEEN = dict(world="languages=en,it,bg,tr anchors=1", tests="vi ar")
 unseen = lambda method, **more: arm(method, "en", **UNSEEN | more)
 TRANSFER = [
-    Claim("unseen, diverse", "d-CoT carries over to languages never seen in distillation better than CoT.", "Paper M, Table 3", unseen("d-cot"), unseen("cot"), "faithful at vi",
-        controls={"the same questions": (unseen("d-cot"), unseen("d-cot", k=1))}, guessing=1/64),
-    Claim("unseen, negatives", "Negatives add to that.", "Paper M, Table 3", unseen("d-cot-nr/unlikelihood"), unseen("d-cot"), "faithful at vi", guessing=1/64)]
+    Claim(
+        "unseen, diverse",
+        "d-CoT carries over to languages never seen in distillation better than CoT.",
+        "Paper M, Table 3",
+        unseen("d-cot"),
+        unseen("cot"),
+        "faithful at vi",
+        controls={"the same questions": (unseen("d-cot"), unseen("d-cot", k=1))},
+        guessing=1 / 64,
+    ),
+    Claim(
+        "unseen, negatives",
+        "Negatives add to that.",
+        "Paper M, Table 3",
+        unseen("d-cot-nr/unlikelihood"),
+        unseen("d-cot"),
+        "faithful at vi",
+        guessing=1 / 64,
+    ),
+]
 
 CLAIMS = [*LANGUAGE, *NEGATIVES, *SPURIOUS, *TRANSFER]
 
 # %% ../nbs/13_claims.ipynb #f58a163d
-def verdict(effect:Estimate, # of the better arm less the other
-    less:bool=False,      # is less of the measure better?
-    floor:bool=False) -> str: # are both arms at or below chance?
+def verdict(
+    effect: Estimate,  # of the better arm less the other
+    less: bool = False,  # is less of the measure better?
+    floor: bool = False,
+) -> str:  # are both arms at or below chance?
     "What an interval says of a claim."
-    if floor: return "floor"
+    if floor:
+        return "floor"
     low, high = (-effect.high, -effect.low) if less else (effect.low, effect.high)
-    if not low <= high: return "open"  # a single seed has no interval
-    if -SMALLEST < low and high < SMALLEST: return "no difference"
+    if not low <= high:
+        return "open"  # a single seed has no interval
+    if -SMALLEST < low and high < SMALLEST:
+        return "no difference"
     return "supported" if low > 0 else "contradicted" if high < 0 else "open"
 
 # %% ../nbs/13_claims.ipynb #8a3df62d
 @dataclass(frozen=True)
 class Map:
     "The difference between two arms over the values of one or two knobs."
+
     name: str
     asks: str
-    better: dict; than: dict
-    knobs: dict               # name -> values: a parameter of runs, or a knob of the lab's world
-    base: str = ""            # other knobs of the world, for all runs of the map
+    better: dict
+    than: dict
+    knobs: dict  # name -> values: a parameter of runs, or a knob of the lab's world
+    base: str = ""  # other knobs of the world, for all runs of the map
     measure: str = "accuracy"
 
 # %% ../nbs/13_claims.ipynb #559860c1
-def with_knobs(arm:dict, settings:dict, base:str="") -> dict: # an `arm` with these knobs turned
+def with_knobs(
+    arm: dict, settings: dict, base: str = ""
+) -> dict:  # an `arm` with these knobs turned
     "Parameters of runs are set, knobs of the world are added to its line."
-    knobs = [f"{name.removeprefix('world.')}={value}" for name, value in settings.items() if name.startswith("world.")]
-    return arm | {name: value for name, value in settings.items() if not name.startswith("world.")} | dict(world=" ".join(filter(None, [arm.get("world", ""), base, *knobs])))
+    knobs = [
+        f"{name.removeprefix('world.')}={value}"
+        for name, value in settings.items()
+        if name.startswith("world.")
+    ]
+    return (
+        arm
+        | {name: value for name, value in settings.items() if not name.startswith("world.")}
+        | dict(world=" ".join(filter(None, [arm.get("world", ""), base, *knobs])))
+    )
 
-def arms_of(map:Map) -> list[dict]:
+
+def arms_of(map: Map) -> list[dict]:
     "Both arms at every point of a map."
     from itertools import product
+
     settings = [dict(zip(map.knobs, values)) for values in product(*map.knobs.values())]
-    return list(distinct(with_knobs(side, s, map.base) for s in settings for side in (map.better, map.than)))
+    return list(
+        distinct(with_knobs(side, s, map.base) for s in settings for side in (map.better, map.than))
+    )
 
 # %% ../nbs/13_claims.ipynb #de614ccb
 APART = "languages=it,vi,bg,tr private=1"  # no English questions, and each language has read facts of its own
-EVERY_STYLE, IN_ORDER = (arm("d-cot", world=f"styles={','.join(styles)}") for styles in (STYLES, [style for style in STYLES if style != "order"]))
+EVERY_STYLE, IN_ORDER = (
+    arm("d-cot", world=f"styles={','.join(styles)}")
+    for styles in (STYLES, [style for style in STYLES if style != "order"])
+)
 MAPS = [
-    Map("native and English", "At which quality of translation does a native rationale overtake an English one?", COT, ENGLISH,
-        {"world.parallel": (0, 0.5, 1), "world.coverage": (0.6, 0.9)}, APART),
-    Map("weight of negatives", "At which weight does unlikelihood begin to harm?", arm("d-cot-nr/unlikelihood"), DIVERSE, {"alpha": (0.003, 0.03, 0.1, 0.3, 1.0), "focus": ("all", "span", "first")}),
-    Map("error of the teacher", "How wrong must a teacher be for its errors to be of use?", arm("d-cot-nr/unlikelihood"), DIVERSE, {"world.unsure": (0.1, 0.3, 0.6), "world.misconceptions": (0, 0.2)}, "common=1"),
+    Map(
+        "native and English",
+        "At which quality of translation does a native rationale overtake an English one?",
+        COT,
+        ENGLISH,
+        {"world.parallel": (0, 0.5, 1), "world.coverage": (0.6, 0.9)},
+        APART,
+    ),
+    Map(
+        "weight of negatives",
+        "At which weight does unlikelihood begin to harm?",
+        arm("d-cot-nr/unlikelihood"),
+        DIVERSE,
+        {"alpha": (0.003, 0.03, 0.1, 0.3, 1.0), "focus": ("all", "span", "first")},
+    ),
+    Map(
+        "error of the teacher",
+        "How wrong must a teacher be for its errors to be of use?",
+        arm("d-cot-nr/unlikelihood"),
+        DIVERSE,
+        {"world.unsure": (0.1, 0.3, 0.6), "world.misconceptions": (0, 0.2)},
+        "common=1",
+    ),
     Map("number of rationales", "How many rationales are enough?", DIVERSE, COT, {"k": (1, 2, 4)}),
-    Map("paraphrases alone", "And if they only say the same in other words?", PARAPHRASES, COT, {"k": (2, 4)}),
-    Map("further facts alone", "And if they only state more facts?", FURTHER_FACTS, COT, {"k": (2, 4)}),
-    Map("every style", "And if they differ in every way that the lab knows?", EVERY_STYLE, COT, {"k": (1, 2, 4, 8)}),
-    Map("every style but order", "And if the steps stay in order?", IN_ORDER, COT, {"k": (1, 2, 4, 8)})]
+    Map(
+        "paraphrases alone",
+        "And if they only say the same in other words?",
+        PARAPHRASES,
+        COT,
+        {"k": (2, 4)},
+    ),
+    Map(
+        "further facts alone",
+        "And if they only state more facts?",
+        FURTHER_FACTS,
+        COT,
+        {"k": (2, 4)},
+    ),
+    Map(
+        "every style",
+        "And if they differ in every way that the lab knows?",
+        EVERY_STYLE,
+        COT,
+        {"k": (1, 2, 4, 8)},
+    ),
+    Map(
+        "every style but order",
+        "And if the steps stay in order?",
+        IN_ORDER,
+        COT,
+        {"k": (1, 2, 4, 8)},
+    ),
+]
 
 # %% ../nbs/13_claims.ipynb #5263f9fc
 CUE_STRENGTHS = (0.5, 0.9, 1.0)
-PAPER_C = ("ft", "cot", "cot+ordinary", "counterfactual", "multi-view", "multi-view+ordinary", "counterfactual+multi-view")
-CUE_ARMS = tuple(cued(method, world=f"cue={rho}", match=match) for rho in CUE_STRENGTHS for method in PAPER_C
-    for match in ("steps", "tokens") if match == "steps" or method in ("multi-view", "counterfactual+multi-view"))
+PAPER_C = (
+    "ft",
+    "cot",
+    "cot+ordinary",
+    "counterfactual",
+    "multi-view",
+    "multi-view+ordinary",
+    "counterfactual+multi-view",
+)
+CUE_ARMS = tuple(
+    cued(method, world=f"cue={rho}", match=match)
+    for rho in CUE_STRENGTHS
+    for method in PAPER_C
+    for match in ("steps", "tokens")
+    if match == "steps" or method in ("multi-view", "counterfactual+multi-view")
+)
 
 # %% ../nbs/13_claims.ipynb #e7023b2a
-TUNED = ("ft", "native"), ("cot", "native"), ("cot", "en"), ("d-cot", "native"), ("d-cot", "en"), ("d-cot-nr/unlikelihood", "native")
-TUNING = (*(arm(*which, lr=lr) for which in TUNED for lr in LEARNING_RATES),
-    *(negative(*kind, alpha) for kind in KINDS for alpha in ALPHAS), arm("d-cot", world=CONDITIONS["shared"]))
+TUNED = (
+    ("ft", "native"),
+    ("cot", "native"),
+    ("cot", "en"),
+    ("d-cot", "native"),
+    ("d-cot", "en"),
+    ("d-cot-nr/unlikelihood", "native"),
+)
+TUNING = (
+    *(arm(*which, lr=lr) for which in TUNED for lr in LEARNING_RATES),
+    *(negative(*kind, alpha) for kind in KINDS for alpha in ALPHAS),
+    arm("d-cot", world=CONDITIONS["shared"]),
+)

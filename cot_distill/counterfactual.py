@@ -16,92 +16,164 @@ from html import escape
 
 # %% ../nbs/06_counterfactual.ipynb #e40c6293
 from fastcore.basics import patch
+
 from .languages import rationale_language
-from .prompts import MASK, REFUSAL, SLOT, Reply, agreement, fills, parse_reply, refilled, topic_words
+from cot_distill.prompts import (
+    MASK,
+    REFUSAL,
+    SLOT,
+    Reply,
+    agreement,
+    fills,
+    parse_reply,
+    refilled,
+    topic_words,
+)
 from .questions import Question, Questions, canonical, check_name, draw
 from .teacher import Completion, Request
 
 # %% ../nbs/06_counterfactual.ipynb #e4fcc14b
-ENDINGS = [(re.compile(ending), base) for ending, base in (("ies$", "y"), ("ied$", "y"), ("(?:(?<=[sxz])|(?<=[cs]h))es$", ""), ("(?<!s)s$", ""),
-    ("ed$", ""), ("ed$", "e"), ("ing$", ""), ("ing$", "e"), (r"([^aeiou])\1(?:ed|ing)$", r"\1"))]
+ENDINGS = [
+    (re.compile(ending), base)
+    for ending, base in (
+        ("ies$", "y"),
+        ("ied$", "y"),
+        ("(?:(?<=[sxz])|(?<=[cs]h))es$", ""),
+        ("(?<!s)s$", ""),
+        ("ed$", ""),
+        ("ed$", "e"),
+        ("ing$", ""),
+        ("ing$", "e"),
+        (r"([^aeiou])\1(?:ed|ing)$", r"\1"),
+    )
+]
 
-def bases(word:str)->set[str]: # in lower case
+
+def bases(word: str) -> set[str]:  # in lower case
     "The forms that `word` may come from: itself, and those of three letters or more without a regular English ending."
     word = word.casefold()
     return {word} | {base for ending, rest in ENDINGS if len(base := ending.sub(rest, word)) > 2}
 
 # %% ../nbs/06_counterfactual.ipynb #8c12dfdb
-WORD = re.compile(r"(?<!['’])(?<![^\W_])[^\W_]+(?:['’](?!s\b)[^\W_]+)*") # no possessive 's, and no blank to be filled in: they stay visible
+WORD = re.compile(
+    r"(?<!['’])(?<![^\W_])[^\W_]+(?:['’](?!s\b)[^\W_]+)*"
+)  # no possessive 's, and no blank to be filled in: they stay visible
 
-def locate(phrase:str, text:str)->list[tuple[int, int]]: # (start, end) of every occurrence; empty when there is none
+
+def locate(
+    phrase: str, text: str
+) -> list[tuple[int, int]]:  # (start, end) of every occurrence; empty when there is none
     "Where `phrase` stands in `text`: in any case, any regular form of its words, and without an article before it."
     wanted, words = [bases(w) for w in WORD.findall(phrase)], [*WORD.finditer(text)]
-    if len(wanted) > 1 and wanted[0] & {"the", "a", "an"}: wanted = wanted[1:]
+    if len(wanted) > 1 and wanted[0] & {"the", "a", "an"}:
+        wanted = wanted[1:]
     found = []
     for i in range(len(words) - len(wanted) + 1) if wanted else ():
-        run = words[i:i + len(wanted)]
-        near = all(not re.search(r"[.?!]", text[a.end():b.start()]) for a, b in zip(run, run[1:]))
-        if near and all(bases(w[0]) & base for w, base in zip(run, wanted)): found.append((run[0].start(), run[-1].end()))
+        run = words[i : i + len(wanted)]
+        near = all(not re.search(r"[.?!]", text[a.end() : b.start()]) for a, b in zip(run, run[1:]))
+        if near and all(bases(w[0]) & base for w, base in zip(run, wanted)):
+            found.append((run[0].start(), run[-1].end()))
     return found
 
 # %% ../nbs/06_counterfactual.ipynb #6ffd4420
 @dataclass(frozen=True)
 class Masked:
     "A question whose topic words are hidden."
+
     question: Question
-    spans: tuple[tuple[int, int], ...] # (start, end) in the stem, in order, none touching the next
-    missing: tuple[str, ...] = ()      # words named that are not in the question
-    spared: tuple[str, ...] = ()       # words named that are an option's, in part or whole
+    spans: tuple[tuple[int, int], ...]  # (start, end) in the stem, in order, none touching the next
+    missing: tuple[str, ...] = ()  # words named that are not in the question
+    spared: tuple[str, ...] = ()  # words named that are an option's, in part or whole
+
     @property
-    def parts(self)->list[str]: # visible, hidden, visible, …, visible
+    def parts(self) -> list[str]:  # visible, hidden, visible, …, visible
         edges = [0, *(edge for span in self.spans for edge in span), len(self.question.stem)]
         return [self.question.stem[a:b] for a, b in zip(edges, edges[1:])]
+
     @property
-    def stem(self)->str: return MASK.join(self.parts[::2])
-    def _repr_html_(self): return painted(self.parts, "#fdd49e", "line-through")
+    def stem(self) -> str:
+        return MASK.join(self.parts[::2])
+
+    def _repr_html_(self):
+        return painted(self.parts, "#fdd49e", "line-through")
 
 # %% ../nbs/06_counterfactual.ipynb #be233612
-def painted(parts:list[str], # plain, marked, plain, …
-            colour:str, decoration:str="none")->str: # HTML
+def painted(
+    parts: list[str],  # plain, marked, plain, …
+    colour: str,
+    decoration: str = "none",
+) -> str:  # HTML
     "A text with its marked parts on a coloured ground."
     mark = f'<mark style="background:{colour};color:#000;text-decoration:{decoration}">'
-    return "".join(f"{mark}{escape(p)}</mark>" if i % 2 and p else escape(p) for i, p in enumerate(parts))
+    return "".join(
+        f"{mark}{escape(p)}</mark>" if i % 2 and p else escape(p) for i, p in enumerate(parts)
+    )
 
 # %% ../nbs/06_counterfactual.ipynb #b1395cd0
-def option_spans(question:Question)->list[tuple[int, int]]: # (start, end)
+def option_spans(question: Question) -> list[tuple[int, int]]:  # (start, end)
     "Where the stem speaks of an option by its name."
     return [span for text in question.choices.values() for span in locate(text, question.stem)]
 
-def mask(question:Question, words:list[str])->Masked: # `words`: as `topic_words` reads them
+
+def mask(question: Question, words: list[str]) -> Masked:  # `words`: as `topic_words` reads them
     "Hide the topic words of a question, but not its options."
     stem, found = question.stem, {w: locate(w, question.stem) for w in words}
     letters = lambda spans: {i for start, end in spans for i in range(start, end)}
-    occurrences, spared = [s for spans in found.values() for s in spans], letters(option_spans(question))
+    occurrences, spared = (
+        [s for spans in found.values() for s in spans],
+        letters(option_spans(question)),
+    )
     hidden = letters(occurrences) - spared
     gaps = [g.span() for g in re.finditer(r"[\s-]+", stem)]
     hidden |= letters(g for g in gaps if {g[0] - 1, g[1]} <= hidden)
-    runs = re.finditer(r"[^\0\s](?:[^\0]*[^\0\s])?", "".join(c if i in hidden else "\0" for i, c in enumerate(stem)))
-    said = lambda run: re.search(r"\w{4}", run[0]) or any(run.start() <= start and end <= run.end() for start, end in occurrences)
-    return Masked(question, tuple(run.span() for run in runs if said(run)), tuple(w for w in found if not found[w]),
-        tuple(w for w in found if letters(found[w]) & spared))
+    runs = re.finditer(
+        r"[^\0\s](?:[^\0]*[^\0\s])?",
+        "".join(c if i in hidden else "\0" for i, c in enumerate(stem)),
+    )
+    said = lambda run: (
+        re.search(r"\w{4}", run[0])
+        or any(run.start() <= start and end <= run.end() for start, end in occurrences)
+    )
+    return Masked(
+        question,
+        tuple(run.span() for run in runs if said(run)),
+        tuple(w for w in found if not found[w]),
+        tuple(w for w in found if letters(found[w]) & spared),
+    )
 
 # %% ../nbs/06_counterfactual.ipynb #3895a0e5
 STRATEGIES = ("random", "each", "teacher")
 
-def targets(question:Question, strategy:str="random", seed:int=0)->list[str]: # option letters
+
+def targets(
+    question: Question, strategy: str = "random", seed: int = 0
+) -> list[str]:  # option letters
     "The options that are to become right."
     others = [letter for letter in question.choices if letter != question.answer]
-    return others if strategy == "each" else [others[int(draw(question.id, f"target {seed}")*len(others))]]
+    return (
+        others
+        if strategy == "each"
+        else [others[int(draw(question.id, f"target {seed}") * len(others))]]
+    )
 
 # %% ../nbs/06_counterfactual.ipynb #9c29cc4a
-def refill_fault(stem:str, masked:str, # new, and with its masks
-                 original:Question, target:str)->str|None: # the reason, or None
+def refill_fault(
+    stem: str,
+    masked: str,  # new, and with its masks
+    original: Question,
+    target: str,
+) -> str | None:  # the reason, or None
     "What is wrong with a refilled question."
     filled = fills(stem, masked) or []
-    if canonical(stem) == canonical(original.stem): return "same as the original"
+    if canonical(stem) == canonical(original.stem):
+        return "same as the original"
     named = lambda text: len(locate(original.choices[target], text))
-    if named(stem) > named(masked): return "names the answer"
-    odd = any(not re.search(r"\w", f) or re.search(r"[?\n\[\]]|\([A-Z]\)|\banswer:", f, re.I) for f in filled)
+    if named(stem) > named(masked):
+        return "names the answer"
+    odd = any(
+        not re.search(r"\w", f) or re.search(r"[?\n\[\]]|\([A-Z]\)|\banswer:", f, re.I)
+        for f in filled
+    )
     twice = lambda text: len(re.findall(r"\b(\w+) \1\b", text, re.I))
     return "not well formed" if odd or twice(stem) > twice(original.stem) else None
 
@@ -109,120 +181,253 @@ def refill_fault(stem:str, masked:str, # new, and with its masks
 @dataclass(frozen=True)
 class Attempt:
     "A question on its way to a counterfactual, and how far it came."
+
     original: Question
-    masked: Masked|None = None
-    question: Question|None = None   # with masks and the target as its answer, then refilled
+    masked: Masked | None = None
+    question: Question | None = None  # with masks and the target as its answer, then refilled
     replies: tuple[Reply, ...] = ()  # of the sampled paths
-    reason: str|None = None          # why there is no counterfactual
+    reason: str | None = None  # why there is no counterfactual
+
     @property
-    def agreement(self)->float: return agreement(self.replies, self.question.answer) # share of the paths, 0 to 1
+    def agreement(self) -> float:
+        return agreement(self.replies, self.question.answer)  # share of the paths, 0 to 1
 
 # %% ../nbs/06_counterfactual.ipynb #e7f0b095
 @patch
-def _repr_html_(self:Attempt): # before, hidden and after
+def _repr_html_(self: Attempt):  # before, hidden and after
     line = lambda q, text: f"({q.answer}) {escape(str(q.answer_text))}: {text}"
     rows = [line(self.original, (self.masked or Masked(self.original, ()))._repr_html_())]
-    if self.question and (found := fills(self.question.stem, self.masked.stem)) and MASK not in self.question.stem:
+    if (
+        self.question
+        and (found := fills(self.question.stem, self.masked.stem))
+        and MASK not in self.question.stem
+    ):
         parts = [p for pair in zip(SLOT.split(self.masked.stem)[::2], [*found, ""]) for p in pair]
         rows.append(line(self.question, painted(parts, "#c7e9c0")))
-    verdict = self.reason or "kept" + f"; {sum(r.predicted == self.question.answer for r in self.replies)} of {len(self.replies)} paths agree"*bool(self.replies)
+    verdict = (
+        self.reason
+        or "kept"
+        + f"; {sum(r.predicted == self.question.answer for r in self.replies)} of {len(self.replies)} paths agree"
+        * bool(self.replies)
+    )
     return "<br>".join([*rows, f"<i>{escape(verdict)}</i>"])
 
 # %% ../nbs/06_counterfactual.ipynb #8ec9ccec
-def silent(completion:Completion|None)->str|None:
+def silent(completion: Completion | None) -> str | None:
     "Why there is nothing to read, or None where there is."
-    if completion is None: return "no reply"
-    if completion.finish_reason in ("refusal", "content_filter") or REFUSAL.match(completion.text.strip()): return "refusal"
-    if completion.finish_reason == "length": return "truncated"
+    if completion is None:
+        return "no reply"
+    if completion.finish_reason in ("refusal", "content_filter") or REFUSAL.match(
+        completion.text.strip()
+    ):
+        return "refusal"
+    if completion.finish_reason == "length":
+        return "truncated"
     return None if completion.text.strip() else "empty"
 
-def stage(attempts:list[Attempt], teacher, request:Callable, # Attempt -> Request
-          read:Callable)->list[Attempt]: # (Attempt, its completions) -> Attempt
+
+def stage(
+    attempts: list[Attempt],
+    teacher,
+    request: Callable,  # Attempt -> Request
+    read: Callable,
+) -> list[Attempt]:  # (Attempt, its completions) -> Attempt
     "Put one request about every attempt that still stands, all of them at once."
     requests, told = [request(a) for a in attempts if not a.reason], {}
-    for c in teacher.complete(requests): told.setdefault((c.question_id, c.language), []).append(c)
+    for c in teacher.complete(requests):
+        told.setdefault((c.question_id, c.language), []).append(c)
     replies = iter([told.get((r.question.id, r.language), []) for r in requests])
     return [a if a.reason else read(a, next(replies)) for a in attempts]
 
 # %% ../nbs/06_counterfactual.ipynb #26c30c0e
-def read_topics(a:Attempt, completions:list[Completion])->Attempt:
+def read_topics(a: Attempt, completions: list[Completion]) -> Attempt:
     "Mask what the teacher named."
-    if why := silent(next(iter(completions), None)): return replace(a, reason=f"topic words: {why}")
+    if why := silent(next(iter(completions), None)):
+        return replace(a, reason=f"topic words: {why}")
     masked = mask(a.original, topic_words(completions[0].text))
-    if masked.spans: why = None if re.search(r"\w", masked.stem.replace(MASK, "")) else "all of the question"
-    else: why = "only options" if masked.spared else "none is in the question"
+    if masked.spans:
+        why = None if re.search(r"\w", masked.stem.replace(MASK, "")) else "all of the question"
+    else:
+        why = "only options" if masked.spared else "none is in the question"
     return replace(a, masked=masked, reason=why and f"topic words: {why}")
 
-def aim(a:Attempt, target:str|None)->Attempt:
+
+def aim(a: Attempt, target: str | None) -> Attempt:
     "The masked question, with the target in place of the answer."
-    why = "no option chosen" if target is None else "the answer itself" if target == a.original.answer else None
-    if why: return replace(a, reason=f"target: {why}")
-    return replace(a, question=replace(a.original, id=f"{a.original.id}~{target}", stem=a.masked.stem, answer=target))
+    why = (
+        "no option chosen"
+        if target is None
+        else "the answer itself"
+        if target == a.original.answer
+        else None
+    )
+    if why:
+        return replace(a, reason=f"target: {why}")
+    return replace(
+        a,
+        question=replace(
+            a.original, id=f"{a.original.id}~{target}", stem=a.masked.stem, answer=target
+        ),
+    )
 
 # %% ../nbs/06_counterfactual.ipynb #9979f347
-def read_target(a:Attempt, completions:list[Completion])->Attempt:
+def read_target(a: Attempt, completions: list[Completion]) -> Attempt:
     "The option that the teacher chose."
-    return aim(a, next((parse_reply(c.text, a.original, c.finish_reason).predicted for c in completions), None))
+    return aim(
+        a,
+        next(
+            (parse_reply(c.text, a.original, c.finish_reason).predicted for c in completions), None
+        ),
+    )
 
-def read_refill(a:Attempt, completions:list[Completion])->Attempt:
+
+def read_refill(a: Attempt, completions: list[Completion]) -> Attempt:
     "The new question, if it is one."
-    if why := silent(next(iter(completions), None)): return replace(a, reason=f"refill: {why}")
+    if why := silent(next(iter(completions), None)):
+        return replace(a, reason=f"refill: {why}")
     stem, why = refilled(completions[0].text, a.question)
     why = why or refill_fault(stem, a.masked.stem, a.original, a.question.answer)
-    return replace(a, reason=f"refill: {why}") if why else replace(a, question=replace(a.question, stem=stem))
+    return (
+        replace(a, reason=f"refill: {why}")
+        if why
+        else replace(a, question=replace(a.question, stem=stem))
+    )
 
-def read_paths(a:Attempt, completions:list[Completion], agree:float)->Attempt:
+
+def read_paths(a: Attempt, completions: list[Completion], agree: float) -> Attempt:
     "Keep the question when its paths agree on the target."
-    a = replace(a, replies=tuple(parse_reply(c.text, a.question, c.finish_reason) for c in completions))
-    return replace(a, reason=None if a.replies and a.agreement >= agree else "paths: they disagree" if a.replies else "paths: no reply")
+    a = replace(
+        a, replies=tuple(parse_reply(c.text, a.question, c.finish_reason) for c in completions)
+    )
+    return replace(
+        a,
+        reason=None
+        if a.replies and a.agreement >= agree
+        else "paths: they disagree"
+        if a.replies
+        else "paths: no reply",
+    )
 
 # %% ../nbs/06_counterfactual.ipynb #7bce2187
 class Counterfactuals(Questions):
     "Counterfactual questions; `attempts` has also those that did not become one, `dropped` counts why."
-    def __init__(self, attempts:list[Attempt]):
-        super().__init__((a.question for a in attempts if not a.reason), Counter(a.reason for a in attempts if a.reason))
+
+    def __init__(self, attempts: list[Attempt]):
+        super().__init__(
+            (a.question for a in attempts if not a.reason),
+            Counter(a.reason for a in attempts if a.reason),
+        )
         self.attempts = attempts
+
     @property
-    def counts(self)->dict: # plain numbers, ready for JSON
+    def counts(self) -> dict:  # plain numbers, ready for JSON
         "What came in, what came out, and what was lost where."
         masked = {a.original.id: a.masked for a in self.attempts if a.masked}.values()
-        return dict(questions=len({a.original.id for a in self.attempts}), attempts=len(self.attempts), kept=len(self), dropped=dict(self.dropped),
-            words_missing=sum(len(m.missing) for m in masked), words_spared=sum(len(m.spared) for m in masked))
-    def curve(self): # DataFrame: threshold, kept, share of all attempts
+        return dict(
+            questions=len({a.original.id for a in self.attempts}),
+            attempts=len(self.attempts),
+            kept=len(self),
+            dropped=dict(self.dropped),
+            words_missing=sum(len(m.missing) for m in masked),
+            words_spared=sum(len(m.spared) for m in masked),
+        )
+
+    def curve(self):  # DataFrame: threshold, kept, share of all attempts
         "How many would be kept at each threshold of agreement."
         import pandas as pd
+
         paths = [a for a in self.attempts if a.replies]
         steps = max((len(a.replies) for a in paths), default=0)
-        return pd.DataFrame([dict(threshold=i/steps, kept=(n := sum(a.agreement >= i/steps for a in paths)), share=n/len(self.attempts)) for i in range(1, steps + 1)])
+        return pd.DataFrame(
+            [
+                dict(
+                    threshold=i / steps,
+                    kept=(n := sum(a.agreement >= i / steps for a in paths)),
+                    share=n / len(self.attempts),
+                )
+                for i in range(1, steps + 1)
+            ]
+        )
 
 # %% ../nbs/06_counterfactual.ipynb #7f4181e1
-def counterfactuals(questions:list[Question], teacher, # any `Teacher`
-                    strategy:str="random",    # one of `STRATEGIES`
-                    seed:int=0,               # of the random target
-                    paths:int=5, agree:float=0.8, temperature:float=0.7, # the filter: samples, the share that must agree, and how they are sampled
-                    language:str="native",    # of the paths: native or en
-                   )->Counterfactuals:
+def counterfactuals(
+    questions: list[Question],
+    teacher,  # any `Teacher`
+    strategy: str = "random",  # one of `STRATEGIES`
+    seed: int = 0,  # of the random target
+    paths: int = 5,
+    agree: float = 0.8,
+    temperature: float = 0.7,  # the filter: samples, the share that must agree, and how they are sampled
+    language: str = "native",  # of the paths: native or en
+) -> Counterfactuals:
     "New questions from old ones, with a stage for each thing that the teacher is asked."
     check_name("strategy", strategy, STRATEGIES)
-    if len({(q.id, q.language) for q in questions}) < len(questions): raise ValueError("two questions share an id, so their replies could not be told apart")
+    if len({(q.id, q.language) for q in questions}) < len(questions):
+        raise ValueError("two questions share an id, so their replies could not be told apart")
     attempts = [Attempt(q, reason=None if q.answer else "no answer") for q in questions]
-    attempts = stage(attempts, teacher, lambda a: Request(a.original, a.original.language, view="topic"), read_topics)
-    if strategy == "teacher": attempts = stage(attempts, teacher, lambda a: Request(a.original, a.original.language, view="target"), read_target)
-    else: attempts = [b for a in attempts for b in ([a] if a.reason else [aim(a, t) for t in targets(a.original, strategy, seed)])]
-    attempts = stage(attempts, teacher, lambda a: Request(a.question, a.question.language, view="refill"), read_refill)
-    path = lambda a: Request(a.question, rationale_language(a.question, language), paths, temperature)
-    return Counterfactuals(stage(attempts, teacher, path, lambda a, c: read_paths(a, c, agree)) if paths else attempts)
+    attempts = stage(
+        attempts,
+        teacher,
+        lambda a: Request(a.original, a.original.language, view="topic"),
+        read_topics,
+    )
+    if strategy == "teacher":
+        attempts = stage(
+            attempts,
+            teacher,
+            lambda a: Request(a.original, a.original.language, view="target"),
+            read_target,
+        )
+    else:
+        attempts = [
+            b
+            for a in attempts
+            for b in ([a] if a.reason else [aim(a, t) for t in targets(a.original, strategy, seed)])
+        ]
+    attempts = stage(
+        attempts,
+        teacher,
+        lambda a: Request(a.question, a.question.language, view="refill"),
+        read_refill,
+    )
+    path = lambda a: Request(
+        a.question, rationale_language(a.question, language), paths, temperature
+    )
+    return Counterfactuals(
+        stage(attempts, teacher, path, lambda a, c: read_paths(a, c, agree)) if paths else attempts
+    )
 
 # %% ../nbs/06_counterfactual.ipynb #33dfc56d
 class Rehearsal:
     "A teacher that only notes what it is asked."
-    def __init__(self, teacher): self.name, self.read, self.asked = teacher.name, getattr(teacher, "read", lambda requests: []), []
-    def complete(self, requests:list[Request])->list[Completion]:
+
+    def __init__(self, teacher):
+        self.name, self.read, self.asked = (
+            teacher.name,
+            getattr(teacher, "read", lambda requests: []),
+            [],
+        )
+
+    def complete(self, requests: list[Request]) -> list[Completion]:
         "Replies that are known, or else some that lead on."
         self.asked += requests
-        return [c for r in requests for c in self.read([r]) or [Completion(r.question.id, self.name, i, self.oblige(r), r.language, r.view) for i in range(r.n)]]
-    def oblige(self, r:Request)->str:
+        return [
+            c
+            for r in requests
+            for c in self.read([r])
+            or [
+                Completion(r.question.id, self.name, i, self.oblige(r), r.language, r.view)
+                for i in range(r.n)
+            ]
+        ]
+
+    def oblige(self, r: Request) -> str:
         "A reply that passes."
-        if r.view == "topic": return "\n".join(re.findall(r"\w{4,}", r.question.stem)[1:] or re.findall(r"\w+", r.question.stem)[:1])
-        if r.view == "refill": return f"Question: {r.question.stem.replace(MASK, 'something')}"
+        if r.view == "topic":
+            return "\n".join(
+                re.findall(r"\w{4,}", r.question.stem)[1:]
+                or re.findall(r"\w+", r.question.stem)[:1]
+            )
+        if r.view == "refill":
+            return f"Question: {r.question.stem.replace(MASK, 'something')}"
         return f"Answer: ({targets(r.question)[0] if r.view == 'target' else r.question.answer})"

@@ -18,63 +18,97 @@ from .teacher import Rationale
 @dataclass(frozen=True)
 class Target:
     "A rationale and the answer it ends in."
-    text: str    # empty for answer-only fine-tuning
+
+    text: str  # empty for answer-only fine-tuning
     answer: str  # option letter
-    wrong: tuple[tuple[int, int], ...] = () # spans of `text`, in characters, known to be in error; empty: unknown
+    wrong: tuple[
+        tuple[int, int], ...
+    ] = ()  # spans of `text`, in characters, known to be in error; empty: unknown
 
 # %% ../nbs/05_diversity.ipynb #b5099458
 @dataclass(frozen=True)
 class Example:
     "A question with its right and its wrong rationales."
+
     question: Question
-    positives: tuple[Target, ...]      # end in the right answer
-    negatives: tuple[Target, ...] = () # end in another option
-    control: str|None = None           # control token (Paper C)
+    positives: tuple[Target, ...]  # end in the right answer
+    negatives: tuple[Target, ...] = ()  # end in another option
+    control: str | None = None  # control token (Paper C)
+
     def _repr_html_(self):
-        row = lambda mark, colour, t: f'<li style="color:{colour}">{mark} {escape(t.text)} → ({t.answer})</li>'
-        items = [row("✓", "#1b7837", t) for t in self.positives] + [row("✗", "#b2182b", t) for t in self.negatives]
-        return f"<b>{escape(self.question.stem)}</b><ul style='list-style:none'>{''.join(items)}</ul>"
+        row = lambda mark, colour, t: (
+            f'<li style="color:{colour}">{mark} {escape(t.text)} → ({t.answer})</li>'
+        )
+        items = [row("✓", "#1b7837", t) for t in self.positives] + [
+            row("✗", "#b2182b", t) for t in self.negatives
+        ]
+        return (
+            f"<b>{escape(self.question.stem)}</b><ul style='list-style:none'>{''.join(items)}</ul>"
+        )
 
 # %% ../nbs/05_diversity.ipynb #244dcb98
 class Examples(list):
     "Training examples, and what was left out on the way to them."
-    def __init__(self, items=(), left_out:Counter|None=None): super().__init__(items); self.left_out = left_out or Counter()
+
+    def __init__(self, items=(), left_out: Counter | None = None):
+        super().__init__(items)
+        self.left_out = left_out or Counter()
+
     def __repr__(self):
         right, wrong = sum(len(e.positives) for e in self), sum(len(e.negatives) for e in self)
         left = ", ".join(f"{n:,} {why}" for why, n in self.left_out.items()) or "nothing"
         return f"{len(self):,} questions with {right:,} right and {wrong:,} wrong rationales; left out: {left}"
 
 # %% ../nbs/05_diversity.ipynb #3b13e122
-def answer_only(questions:list[Question]) -> Examples:
+def answer_only(questions: list[Question]) -> Examples:
     "One example per question whose only target is the answer."
     known = [q for q in questions if q.answer]
-    return Examples([Example(q, (Target("", q.answer),)) for q in known], Counter({"without an answer": len(questions) - len(known)} if len(known) < len(questions) else {}))
+    return Examples(
+        [Example(q, (Target("", q.answer),)) for q in known],
+        Counter(
+            {"without an answer": len(questions) - len(known)}
+            if len(known) < len(questions)
+            else {}
+        ),
+    )
 
 # %% ../nbs/05_diversity.ipynb #55795e3f
-def distinct(rationales:list[Rationale]) -> list[Rationale]:
+def distinct(rationales: list[Rationale]) -> list[Rationale]:
     "Without repetitions, in the order given."
     return list({(canonical(r.text), r.predicted): r for r in reversed(rationales)}.values())[::-1]
 
 # %% ../nbs/05_diversity.ipynb #78bf8654
 def select(
-    questions:list[Question],
-    rationales:list[Rationale], # of these questions and possibly of others
-    k:int=1, # right ones per question at most
-    m:int=0, # wrong ones per question at most
-    check=None, # (rationale, question) -> Check, which marks the errors in the wrong ones, e.g. `World.check`
+    questions: list[Question],
+    rationales: list[Rationale],  # of these questions and possibly of others
+    k: int = 1,  # right ones per question at most
+    m: int = 0,  # wrong ones per question at most
+    check=None,  # (rationale, question) -> Check, which marks the errors in the wrong ones, e.g. `World.check`
 ) -> Examples:
     "The examples of CoT (k=1), d-CoT (k>1) and d-CoT-nR (m>0)."
-    if k < 1 or m < 0: raise ValueError(f"k={k}, m={m}: a question needs k of at least 1 right and m of at least 0 wrong rationales")
+    if k < 1 or m < 0:
+        raise ValueError(
+            f"k={k}, m={m}: a question needs k of at least 1 right and m of at least 0 wrong rationales"
+        )
     by_question, examples, left_out = {}, Examples(), Counter()
-    for r in rationales: by_question.setdefault(r.question_id, []).append(r)
+    for r in rationales:
+        by_question.setdefault(r.question_id, []).append(r)
     for q in questions:
         read = [r for r in by_question.get(q.id, ()) if r.predicted is not None]
         left_out["rationales unread"] += len(by_question.get(q.id, ())) - len(read)
         kept = distinct(read)
         left_out["rationales repeated"] += len(read) - len(kept)
-        right, wrong = ([r for r in kept if (r.predicted == q.answer) is side] for side in (True, False))
-        negatives = [Target(r.text, r.predicted, check(r.text, q).wrong if check else ()) for r in wrong[:m]]
-        if right: examples.append(Example(q, tuple(Target(r.text, r.predicted) for r in right[:k]), tuple(negatives)))
-        else: left_out["questions without a right rationale"] += 1
+        right, wrong = (
+            [r for r in kept if (r.predicted == q.answer) is side] for side in (True, False)
+        )
+        negatives = [
+            Target(r.text, r.predicted, check(r.text, q).wrong if check else ()) for r in wrong[:m]
+        ]
+        if right:
+            examples.append(
+                Example(q, tuple(Target(r.text, r.predicted) for r in right[:k]), tuple(negatives))
+            )
+        else:
+            left_out["questions without a right rationale"] += 1
     examples.left_out = +left_out
     return examples

@@ -8,8 +8,10 @@ __all__ = ['CausalDecoder', 'Seq2SeqDecoder', 'decoder_of', 'write', 'generate_v
            'confidence', 'vote', 'predict_modes', 'mode_metrics']
 
 # %% ../nbs/11_evaluation.ipynb #3b0a4cfb
-import math, re, unicodedata
-from dataclasses import asdict, dataclass
+import math
+import re
+import unicodedata
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -23,166 +25,317 @@ from transformers import DynamicCache, EncoderDecoderCache
 # %% ../nbs/11_evaluation.ipynb #11fdc079
 from .languages import group_of
 from .questions import LETTERS, Question, canonical
+from cot_distill.students import (
+    ANSWER_MARK,
+    Student,
+    products,
+    shared_logps,
+    state_logits,
+    target_text,
+)
 from .views import CONTROLS, shuffled_view, view_of
-from .students import ANSWER_MARK, Student, products, shared_logps, state_logits, target_text
 
 # %% ../nbs/11_evaluation.ipynb #47982e6a
 class CausalDecoder:
     "Prompts being continued by a decoder-only student."
-    def __init__(self, model, input_ids:Tensor, attention_mask:Tensor): # (B, P), padded left
+
+    def __init__(self, model, input_ids: Tensor, attention_mask: Tensor):  # (B, P), padded left
         self.model, self.mask, self.cache = model, attention_mask[:, :0], None
         self.read(input_ids, attention_mask)
-    def keep(self, rows:Tensor):
+
+    def keep(self, rows: Tensor):
         "Go on with these rows only; a row may be given several times."
-        self.cache.batch_select_indices(rows); self.mask, self.hidden = self.mask[rows], self.hidden[rows]
+        self.cache.batch_select_indices(rows)
+        self.mask, self.hidden = self.mask[rows], self.hidden[rows]
         self._widen(int(self.mask.any(0).int().argmax()))
-    def _widen(self, left): # by so many columns less on the left
+
+    def _widen(self, left):  # by so many columns less on the left
         self.mask = F.pad(self.mask, (-left, 0))
-        for layer in self.cache.layers if left else (): layer.keys, layer.values = (F.pad(x, (0, 0, -left, 0)) for x in (layer.keys, layer.values))
+        for layer in self.cache.layers if left else ():
+            layer.keys, layer.values = (
+                F.pad(x, (0, 0, -left, 0)) for x in (layer.keys, layer.values)
+            )
+
     def join(self, other):
         "Continue the rows of another decoder as well, after one's own."
         wider = other.mask.shape[1] - self.mask.shape[1]
         (self if wider > 0 else other)._widen(-abs(wider))
         for mine, theirs in zip(self.cache.layers, other.cache.layers):
-            mine.keys, mine.values = torch.cat([mine.keys, theirs.keys]), torch.cat([mine.values, theirs.values])
-        self.mask, self.hidden = torch.cat([self.mask, other.mask]), torch.cat([self.hidden, other.hidden])
-    def read(self, tokens:Tensor, mask:Tensor): # (b, n), padded left
+            mine.keys, mine.values = (
+                torch.cat([mine.keys, theirs.keys]),
+                torch.cat([mine.values, theirs.values]),
+            )
+        self.mask, self.hidden = (
+            torch.cat([self.mask, other.mask]),
+            torch.cat([self.hidden, other.hidden]),
+        )
+
+    def read(self, tokens: Tensor, mask: Tensor):  # (b, n), padded left
         "Read more of each row; its last state is `hidden` (b, H)."
         before = self.mask.sum(-1, keepdim=True)
         self.mask = torch.cat([self.mask, mask], 1)
-        out = self.model.base_model(input_ids=tokens, attention_mask=self.mask, position_ids=before + (mask.cumsum(-1) - 1).clamp(min=0),
-            past_key_values=self.cache, use_cache=True)
+        out = self.model.base_model(
+            input_ids=tokens,
+            attention_mask=self.mask,
+            position_ids=before + (mask.cumsum(-1) - 1).clamp(min=0),
+            past_key_values=self.cache,
+            use_cache=True,
+        )
         self.cache, self.hidden = out.past_key_values, out.last_hidden_state[:, -1]
-    def step(self, tokens:Tensor): # (b,)
+
+    def step(self, tokens: Tensor):  # (b,)
         "Read the next token of each row."
         self.read(tokens[:, None], self.mask.new_ones(len(tokens), 1))
 
 # %% ../nbs/11_evaluation.ipynb #cc9206d3
 class Seq2SeqDecoder:
     "Targets being written by an encoder–decoder."
-    def __init__(self, model, input_ids:Tensor, attention_mask:Tensor): # (B, P), padded right
-        self.model, self.mask, self.cache = model, attention_mask, EncoderDecoderCache(DynamicCache(), DynamicCache())
-        self.states = model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+    def __init__(self, model, input_ids: Tensor, attention_mask: Tensor):  # (B, P), padded right
+        self.model, self.mask, self.cache = (
+            model,
+            attention_mask,
+            EncoderDecoderCache(DynamicCache(), DynamicCache()),
+        )
+        self.states = model.get_encoder()(
+            input_ids=input_ids, attention_mask=attention_mask
+        ).last_hidden_state
         self.step(torch.full_like(input_ids[:, 0], model.config.decoder_start_token_id))
-    def keep(self, rows:Tensor):
+
+    def keep(self, rows: Tensor):
         "Go on with these rows only; a row may be given several times."
-        self.cache.batch_select_indices(rows); self.mask, self.states, self.hidden = self.mask[rows], self.states[rows], self.hidden[rows]
-    def step(self, tokens:Tensor): # (b,)
+        self.cache.batch_select_indices(rows)
+        self.mask, self.states, self.hidden = self.mask[rows], self.states[rows], self.hidden[rows]
+
+    def step(self, tokens: Tensor):  # (b,)
         "Read the next token of each row; its state is `hidden` (b, H)."
-        self.hidden = self.model.get_decoder()(input_ids=tokens[:, None], encoder_hidden_states=self.states, encoder_attention_mask=self.mask,
-            past_key_values=self.cache, use_cache=True).last_hidden_state[:, -1]
+        self.hidden = self.model.get_decoder()(
+            input_ids=tokens[:, None],
+            encoder_hidden_states=self.states,
+            encoder_attention_mask=self.mask,
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state[:, -1]
 
 # %% ../nbs/11_evaluation.ipynb #5f62829d
-def decoder_of(student:Student, asked:list[list[list[int]]]) -> CausalDecoder|Seq2SeqDecoder: # per question, the token ids of its prompts
+def decoder_of(
+    student: Student, asked: list[list[list[int]]]
+) -> CausalDecoder | Seq2SeqDecoder:  # per question, the token ids of its prompts
     "A decoder with one row for each prompt of each question."
-    whole = student.seq2seq or _local(student.model.config) or all(p == prompts[0] for prompts in asked for p in prompts)
-    asked = [part for prompts in asked for part in ([prompts] if _shared(prompts, whole) else [[p] for p in prompts])]
-    heads = [prompts[0][:_shared(prompts, whole)] for prompts in asked]
-    tails = [p[len(head):] for head, prompts in zip(heads, asked) for p in prompts]
+    whole = (
+        student.seq2seq
+        or _local(student.model.config)
+        or all(p == prompts[0] for prompts in asked for p in prompts)
+    )
+    asked = [
+        part
+        for prompts in asked
+        for part in ([prompts] if _shared(prompts, whole) else [[p] for p in prompts])
+    ]
+    heads = [prompts[0][: _shared(prompts, whole)] for prompts in asked]
+    tails = [p[len(head) :] for head, prompts in zip(heads, asked) for p in prompts]
     read = lambda prompts: [x.to(student.model.device) for x in _padded(student, prompts)]
     decoder = (Seq2SeqDecoder if student.seq2seq else CausalDecoder)(student.model, *read(heads))
-    if len(tails) > len(heads): decoder.keep(torch.tensor([i for i, prompts in enumerate(asked) for _ in prompts], device=student.model.device))
-    if any(tails): decoder.read(*read(tails))
+    if len(tails) > len(heads):
+        decoder.keep(
+            torch.tensor(
+                [i for i, prompts in enumerate(asked) for _ in prompts], device=student.model.device
+            )
+        )
+    if any(tails):
+        decoder.read(*read(tails))
     return decoder
 
 # %% ../nbs/11_evaluation.ipynb #a7c7940b
-def _shared(prompts, whole): # how many tokens to read once: all or none if `whole`, else some that leave each prompt its last
+def _shared(
+    prompts, whole
+):  # how many tokens to read once: all or none if `whole`, else some that leave each prompt its last
     shortest = min(map(len, prompts))
     common = next((i for i, tokens in enumerate(zip(*prompts)) if len({*tokens}) > 1), shortest)
-    return common*(common == max(map(len, prompts))) if whole else min(common, shortest - 1)
+    return common * (common == max(map(len, prompts))) if whole else min(common, shortest - 1)
 
-def _local(config): return any(getattr(config, name, None) for name in ("window_size", "sliding_window"))  # tails of unequal length leave gaps
 
-def _padded(student, prompts): # input_ids, attention_mask (B, P)
+def _local(config):
+    return any(
+        getattr(config, name, None) for name in ("window_size", "sliding_window")
+    )  # tails of unequal length leave gaps
+
+
+def _padded(student, prompts):  # input_ids, attention_mask (B, P)
     batch = student.collate([dict(prompt=p, targets=[[0]], positive=[True]) for p in prompts])
     return batch["input_ids"], batch["attention_mask"]
 
 # %% ../nbs/11_evaluation.ipynb #f7e13209
 @torch.no_grad()
-def write(student:Student, asked:list[list[list[int]]], # per question, the token ids of its prompts
-    max_new_tokens:int, batch_size:int=64, # rows that are continued together
-    temperature:float=0., seed:int=0, # 0 takes the most likely token, else tokens are sampled
-    progress:bool=False) -> list[list[int]]: # per prompt, without the token that ends
+def write(
+    student: Student,
+    asked: list[list[list[int]]],  # per question, the token ids of its prompts
+    max_new_tokens: int,
+    batch_size: int = 64,  # rows that are continued together
+    temperature: float = 0.0,
+    seed: int = 0,  # 0 takes the most likely token, else tokens are sampled
+    progress: bool = False,
+) -> list[list[int]]:  # per prompt, without the token that ends
     "What follows each prompt, until it ends."
-    device, waiting, decoder = student.model.device, list(enumerate(accumulate(map(len, asked), initial=0)))[:-1], None
-    written, alive, random = [[] for prompts in asked for _ in prompts], torch.tensor([], dtype=torch.long, device=device), torch.Generator(device).manual_seed(seed)
+    device, waiting, decoder = (
+        student.model.device,
+        list(enumerate(accumulate(map(len, asked), initial=0)))[:-1],
+        None,
+    )
+    written, alive, random = (
+        [[] for prompts in asked for _ in prompts],
+        torch.tensor([], dtype=torch.long, device=device),
+        torch.Generator(device).manual_seed(seed),
+    )
     bar = tqdm(total=len(written), desc="decoding", disable=not progress)
     while waiting or len(alive):
-        if waiting and len(alive) <= (0 if student.seq2seq else batch_size//2):
-            free = max(1, (batch_size - len(alive))//len(asked[waiting[0][0]]))
+        if waiting and len(alive) <= (0 if student.seq2seq else batch_size // 2):
+            free = max(1, (batch_size - len(alive)) // len(asked[waiting[0][0]]))
             now, waiting = waiting[:free], waiting[free:]
             fresh = decoder_of(student, [asked[i] for i, _ in now])
-            if len(alive): decoder.join(fresh)
-            else: decoder = fresh
-            alive = torch.cat([alive, torch.tensor([first + n for i, first in now for n in range(len(asked[i]))], device=device)])
+            if len(alive):
+                decoder.join(fresh)
+            else:
+                decoder = fresh
+            alive = torch.cat(
+                [
+                    alive,
+                    torch.tensor(
+                        [first + n for i, first in now for n in range(len(asked[i]))], device=device
+                    ),
+                ]
+            )
         scores = state_logits(student.model, decoder.hidden)
-        tokens = torch.multinomial((scores/temperature).softmax(-1), 1, generator=random)[:, 0] if temperature else scores.argmax(-1)
-        ended = [t == student.tokenizer.eos_token_id or len(written[row]) == max_new_tokens for row, t in zip(alive.tolist(), tokens.tolist())]
+        tokens = (
+            torch.multinomial((scores / temperature).softmax(-1), 1, generator=random)[:, 0]
+            if temperature
+            else scores.argmax(-1)
+        )
+        ended = [
+            t == student.tokenizer.eos_token_id or len(written[row]) == max_new_tokens
+            for row, t in zip(alive.tolist(), tokens.tolist())
+        ]
         if any(ended):
-            going = torch.tensor([n for n, end in enumerate(ended) if not end], dtype=torch.long, device=device)
+            going = torch.tensor(
+                [n for n, end in enumerate(ended) if not end], dtype=torch.long, device=device
+            )
             bar.update(len(alive) - len(going))
             tokens, alive = tokens[going], alive[going]
-            if not len(alive): continue
+            if not len(alive):
+                continue
             decoder.keep(going)
-        for row, token in zip(alive.tolist(), tokens.tolist()): written[row].append(token)
+        for row, token in zip(alive.tolist(), tokens.tolist()):
+            written[row].append(token)
         decoder.step(tokens)
     bar.close()
     return written
 
 # %% ../nbs/11_evaluation.ipynb #733a1380
 @torch.no_grad()
-def generate_views(student:Student, questions:list[Question],
-    controls:list[str|None], # each question is asked once with each; the same one several times, at a temperature, gives samples
-    max_new_tokens:int|None=None, # the student's `max_target` if None
-    **decoding # batch_size, temperature, seed, progress
-) -> list[list[str]]: # for each question, in order, one text per control
+def generate_views(
+    student: Student,
+    questions: list[Question],
+    controls: list[
+        str | None
+    ],  # each question is asked once with each; the same one several times, at a temperature, gives samples
+    max_new_tokens: int | None = None,  # the student's `max_target` if None
+    **decoding,  # batch_size, temperature, seed, progress
+) -> list[list[str]]:  # for each question, in order, one text per control
     "What the student writes when a question is asked in several ways."
     student.model.eval()
-    asked, texts = [[student.encode_prompt(q, c) for c in controls] for q in questions], [None]*len(questions)
-    order = sorted(range(len(asked)), key=lambda i: -len(asked[i][0]))  # the longest first: memory runs out at once or never
-    with products(): ids = iter(write(student, [asked[i] for i in order], max_new_tokens or student.max_target, **decoding))
-    for i in order: texts[i] = [text.strip() for text in student.tokenizer.batch_decode([next(ids) for _ in controls], skip_special_tokens=True)]
+    asked, texts = (
+        [[student.encode_prompt(q, c) for c in controls] for q in questions],
+        [None] * len(questions),
+    )
+    order = sorted(
+        range(len(asked)), key=lambda i: -len(asked[i][0])
+    )  # the longest first: memory runs out at once or never
+    with products():
+        ids = iter(
+            write(
+                student, [asked[i] for i in order], max_new_tokens or student.max_target, **decoding
+            )
+        )
+    for i in order:
+        texts[i] = [
+            text.strip()
+            for text in student.tokenizer.batch_decode(
+                [next(ids) for _ in controls], skip_special_tokens=True
+            )
+        ]
     return texts
 
 # %% ../nbs/11_evaluation.ipynb #0f23f29c
-def generate(student:Student, questions:list[Question], control:str|None=None, **decoding) -> list[str]: # as `generate_views`
+def generate(
+    student: Student, questions: list[Question], control: str | None = None, **decoding
+) -> list[str]:  # as `generate_views`
     "What the student writes for each question."
-    return [text for text, in generate_views(student, questions, [control], **decoding)]
+    return [text for (text,) in generate_views(student, questions, [control], **decoding)]
 
 # %% ../nbs/11_evaluation.ipynb #218fb1f8
 class Answer(NamedTuple):
     "A student's output, taken apart."
+
     rationale: str
-    predicted: str|None # option letter
-    reason: str|None    # why nothing could be read
+    predicted: str | None  # option letter
+    reason: str | None  # why nothing could be read
 
 # %% ../nbs/11_evaluation.ipynb #459e2ddd
-def read_answer(text:str, question:Question, answer_format:str="letter", # letter or text
-    translations:dict[str, str]={} # other words for the options -> letter, e.g. of `World.translations`; for text only
+def read_answer(
+    text: str,
+    question: Question,
+    answer_format: str = "letter",  # letter or text
+    translations: dict[
+        str, str
+    ] = {},  # other words for the options -> letter, e.g. of `World.translations`; for text only
 ) -> Answer:
     "The rationale and the option that a student's output ends in."
-    *before, said = re.split(re.sub(r"(\W)", r"\\s*\\\1\\s*", ANSWER_MARK), text, flags=re.IGNORECASE)
-    if not before: return Answer(text.strip(), None, "no answer")
-    same = lambda t: canonical(unicodedata.normalize("NFKC", t))  # as tokenizers do, to which ² and 2 are one
+    *before, said = re.split(
+        re.sub(r"(\W)", r"\\s*\\\1\\s*", ANSWER_MARK), text, flags=re.IGNORECASE
+    )
+    if not before:
+        return Answer(text.strip(), None, "no answer")
+    same = lambda t: canonical(
+        unicodedata.normalize("NFKC", t)
+    )  # as tokenizers do, to which ² and 2 are one
     rationale, said = " ".join(before).strip(), same(said)
-    options = {same(letter if answer_format == "letter" else option): letter for letter, option in reversed(question.choices.items())}
-    if answer_format == "text": options = {same(option): letter for option, letter in translations.items()} | options
-    if said in options: return Answer(rationale, options[said], None)
+    options = {
+        same(letter if answer_format == "letter" else option): letter
+        for letter, option in reversed(question.choices.items())
+    }
+    if answer_format == "text":
+        options = {same(option): letter for option, letter in translations.items()} | options
+    if said in options:
+        return Answer(rationale, options[said], None)
     return Answer(rationale, None, "not an option" if said else "empty answer")
 
 # %% ../nbs/11_evaluation.ipynb #65b5022c
 @torch.no_grad()
-def rank(student:Student, questions:list[Question], control:str|None=None, batch_size:int=32) -> list[tuple[str, str]]: # (plain, per token)
+def rank(
+    student: Student, questions: list[Question], control: str | None = None, batch_size: int = 32
+) -> list[tuple[str, str]]:  # (plain, per token)
     "The most likely option of each question: by total log-probability, and by log-probability per token."
     student.model.eval()
     ranked = []
     for start in range(0, len(questions), batch_size):
-        block = questions[start:start + batch_size]
-        batch = student.collate([dict(prompt=student.encode_prompt(q, control), positive=[True]*len(q.choices),
-            targets=[student.encode_target(target_text(q, letter, "", student.answer_format)) for letter in q.choices]) for q in block])
+        block = questions[start : start + batch_size]
+        batch = student.collate(
+            [
+                dict(
+                    prompt=student.encode_prompt(q, control),
+                    positive=[True] * len(q.choices),
+                    targets=[
+                        student.encode_target(target_text(q, letter, "", student.answer_format))
+                        for letter in q.choices
+                    ],
+                )
+                for q in block
+            ]
+        )
         batch = {k: v.to(student.model.device) for k, v in batch.items()}
-        with products(): total = shared_logps(student.model, **batch).sum(-1)  # (R,)
-        mean = total/(batch["labels"] >= 0).sum(-1)
+        with products():
+            total = shared_logps(student.model, **batch).sum(-1)  # (R,)
+        mean = total / (batch["labels"] >= 0).sum(-1)
         for i in range(len(block)):
             mine = batch["owner"] == i
             ranked.append(tuple(LETTERS[int(scores[mine].argmax())] for scores in (total, mean)))
@@ -192,39 +345,69 @@ def rank(student:Student, questions:list[Question], control:str|None=None, batch
 @dataclass(frozen=True)
 class Prediction:
     "What a student said to one question."
+
     question_id: str
     language: str
-    answer: str           # the key
-    predicted: str|None   # None where unreadable
+    answer: str  # the key
+    predicted: str | None  # None where unreadable
     right: bool
-    reason: str|None      # why unreadable
-    output: str           # all that was written
-    ranked: str           # most likely option
-    ranked_normalized: str # most likely option per token
-    steps_right: float|None = None # share of the rationale's steps that are right, where a checker exists
-    faithful: bool|None = None     # every step right, none missing
-    repeats: bool|None = None      # does it state a misconception of the teacher's?
-    said_in: str|None = None       # language of the rationale, where one can be read
+    reason: str | None  # why unreadable
+    output: str  # all that was written
+    ranked: str  # most likely option
+    ranked_normalized: str  # most likely option per token
+    steps_right: float | None = (
+        None  # share of the rationale's steps that are right, where a checker exists
+    )
+    faithful: bool | None = None  # every step right, none missing
+    repeats: bool | None = None  # does it state a misconception of the teacher's?
+    said_in: str | None = None  # language of the rationale, where one can be read
 
 # %% ../nbs/11_evaluation.ipynb #e35f20b9
-def predict(student:Student, questions:list[Question], control:str|None=None, check=None, # (rationale, question) -> Check, e.g. `World.check`
-    translate=None, # question -> {other words for an option: letter}, e.g. `World.translations`
-    **decoding) -> list[Prediction]:
+def predict(
+    student: Student,
+    questions: list[Question],
+    control: str | None = None,
+    check=None,  # (rationale, question) -> Check, e.g. `World.check`
+    translate=None,  # question -> {other words for an option: letter}, e.g. `World.translations`
+    **decoding,
+) -> list[Prediction]:
     "Decode, read, rank and check every question that has an answer."
     questions = [q for q in questions if q.answer]
     predictions = []
-    for q, text, (plain, normalized) in zip(questions, generate(student, questions, control, **decoding), rank(student, questions, control)):
+    for q, text, (plain, normalized) in zip(
+        questions,
+        generate(student, questions, control, **decoding),
+        rank(student, questions, control),
+    ):
         said = read_answer(text, q, student.answer_format, translate(q) if translate else {})
         checked = check(said.rationale, q) if check else None
-        predictions.append(Prediction(q.id, q.language, q.answer, said.predicted, said.predicted == q.answer, said.reason, text, plain, normalized,
-            *((checked.right_share, checked.faithful, checked.repeats, checked.language) if checked else ())))
+        predictions.append(
+            Prediction(
+                q.id,
+                q.language,
+                q.answer,
+                said.predicted,
+                said.predicted == q.answer,
+                said.reason,
+                text,
+                plain,
+                normalized,
+                *(
+                    (checked.right_share, checked.faithful, checked.repeats, checked.language)
+                    if checked
+                    else ()
+                ),
+            )
+        )
     return predictions
 
 # %% ../nbs/11_evaluation.ipynb #b50b5e5e
-def wilson(right:int, n:int) -> tuple[float, float]: # (low, high)
+def wilson(right: int, n: int) -> tuple[float, float]:  # (low, high)
     "The 95% Wilson interval of a proportion."
     from statsmodels.stats.proportion import proportion_confint
-    if not n: return math.nan, math.nan
+
+    if not n:
+        return math.nan, math.nan
     low, high = proportion_confint(right, n, method="wilson")
     return float(low), float(high)
 
@@ -232,97 +415,181 @@ def wilson(right:int, n:int) -> tuple[float, float]: # (low, high)
 @dataclass(frozen=True)
 class Estimate:
     "A mean over seeds with its 95% interval."
+
     mean: float
     low: float  # nan for a single seed
     high: float
     seeds: int
-    def __repr__(self): return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}] over {self.seeds} seed{'s'*(self.seeds != 1)}"
+
+    def __repr__(self):
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}] over {self.seeds} seed{'s' * (self.seeds != 1)}"
 
 # %% ../nbs/11_evaluation.ipynb #3f7f5b8e
-def over_seeds(values:list[float]) -> Estimate: # one value per seed
+def over_seeds(values: list[float]) -> Estimate:  # one value per seed
     "Mean and Student-t interval over seeds."
     from scipy import stats
-    n, mean = len(values), sum(values)/len(values)
-    if n < 2: return Estimate(mean, math.nan, math.nan, n)
-    half = stats.t.ppf(.975, n - 1)*stats.sem(values)
+
+    n, mean = len(values), sum(values) / len(values)
+    if n < 2:
+        return Estimate(mean, math.nan, math.nan, n)
+    half = stats.t.ppf(0.975, n - 1) * stats.sem(values)
     return Estimate(mean, float(mean - half), float(mean + half), n)
 
 # %% ../nbs/11_evaluation.ipynb #a5724c6d
 class Paired(NamedTuple):
     "Two methods on the same questions."
-    difference: float # accuracy of the first minus the second
-    only_first: int   # questions that only the first gets right
+
+    difference: float  # accuracy of the first minus the second
+    only_first: int  # questions that only the first gets right
     only_second: int
-    p: float          # McNemar, exact
+    p: float  # McNemar, exact
 
 # %% ../nbs/11_evaluation.ipynb #4b34df2f
-def paired(first:list[Prediction], second:list[Prediction]) -> Paired:
+def paired(first: list[Prediction], second: list[Prediction]) -> Paired:
     "McNemar's exact test of two runs on the same questions."
     from scipy.stats import binomtest
+
     a, b = ({p.question_id: p.right for p in side} for side in (first, second))
-    if a.keys() != b.keys(): raise ValueError(f"{len(a.keys() ^ b.keys())} questions were answered by one run only; compare runs on the same test set")
+    if a.keys() != b.keys():
+        raise ValueError(
+            f"{len(a.keys() ^ b.keys())} questions were answered by one run only; compare runs on the same test set"
+        )
     only_first, only_second = sum(a[k] and not b[k] for k in a), sum(b[k] and not a[k] for k in a)
-    return Paired((only_first - only_second)/max(1, len(a)), only_first, only_second, float(binomtest(only_first, max(1, only_first + only_second)).pvalue))
+    return Paired(
+        (only_first - only_second) / max(1, len(a)),
+        only_first,
+        only_second,
+        float(binomtest(only_first, max(1, only_first + only_second)).pvalue),
+    )
 
 # %% ../nbs/11_evaluation.ipynb #d2e22943
-def metrics(predictions:list[Prediction], group=group_of, # language -> head or tail
-) -> dict: # plain numbers, ready for JSON
+def metrics(
+    predictions: list[Prediction],
+    group=group_of,  # language -> head or tail
+) -> dict:  # plain numbers, ready for JSON
     "Accuracy and its companions, overall and per language."
-    mean = lambda values: sum(values)/len(values) if values else None
+    mean = lambda values: sum(values) / len(values) if values else None
     known = lambda name: [getattr(p, name) for p in predictions if getattr(p, name) is not None]
     languages = sorted({p.language for p in predictions})
-    by_language = {l: dict(right=sum(p.right for p in predictions if p.language == l), n=sum(p.language == l for p in predictions), group=group(l)) for l in languages}
+    by_language = {
+        l: dict(
+            right=sum(p.right for p in predictions if p.language == l),
+            n=sum(p.language == l for p in predictions),
+            group=group(l),
+        )
+        for l in languages
+    }
     right, n = sum(p.right for p in predictions), len(predictions)
     low, high = wilson(right, n)
-    return dict(accuracy=mean([p.right for p in predictions]), low=low, high=high, right=right, n=n, unread=sum(p.predicted is None for p in predictions),
-        ranked=mean([p.ranked == p.answer for p in predictions]), ranked_normalized=mean([p.ranked_normalized == p.answer for p in predictions]),
-        steps_right=mean(known("steps_right")), faithful=mean([p.faithful and p.right for p in predictions if p.faithful is not None]), repeats=mean(known("repeats")),
-        native=mean([p.said_in == p.language for p in predictions if p.said_in]), by_language=by_language)
+    return dict(
+        accuracy=mean([p.right for p in predictions]),
+        low=low,
+        high=high,
+        right=right,
+        n=n,
+        unread=sum(p.predicted is None for p in predictions),
+        ranked=mean([p.ranked == p.answer for p in predictions]),
+        ranked_normalized=mean([p.ranked_normalized == p.answer for p in predictions]),
+        steps_right=mean(known("steps_right")),
+        faithful=mean([p.faithful and p.right for p in predictions if p.faithful is not None]),
+        repeats=mean(known("repeats")),
+        native=mean([p.said_in == p.language for p in predictions if p.said_in]),
+        by_language=by_language,
+    )
 
 # %% ../nbs/11_evaluation.ipynb #48b29ad5
 @torch.no_grad()
-def confidence(student:Student, questions:list[Question], texts:list[str], # one for each question
-    control:str|None=None, batch_size:int=32) -> list[float]: # mean log-probability per token, the ending one included
+def confidence(
+    student: Student,
+    questions: list[Question],
+    texts: list[str],  # one for each question
+    control: str | None = None,
+    batch_size: int = 32,
+) -> list[float]:  # mean log-probability per token, the ending one included
     "How likely the student finds what it wrote."
     found = []
     for start in range(0, len(questions), batch_size):
-        rows = [dict(prompt=student.encode_prompt(q, control), targets=[student.encode_target(text)], positive=[True])
-            for q, text in zip(questions[start:start + batch_size], texts[start:start + batch_size])]
+        rows = [
+            dict(
+                prompt=student.encode_prompt(q, control),
+                targets=[student.encode_target(text)],
+                positive=[True],
+            )
+            for q, text in zip(
+                questions[start : start + batch_size], texts[start : start + batch_size]
+            )
+        ]
         batch = {k: v.to(student.model.device) for k, v in student.collate(rows).items()}
-        found += (shared_logps(student.model, **batch).sum(-1)/(batch["labels"] >= 0).sum(-1)).tolist()
+        found += (
+            shared_logps(student.model, **batch).sum(-1) / (batch["labels"] >= 0).sum(-1)
+        ).tolist()
     return found
 
 # %% ../nbs/11_evaluation.ipynb #0c81b28b
-def vote(direct:Prediction, elimination:Prediction, surer_direct:bool) -> Prediction:
+def vote(direct: Prediction, elimination: Prediction, surer_direct: bool) -> Prediction:
     "The prediction that two views come to."
-    if direct.predicted == elimination.predicted or elimination.predicted is None: return direct
+    if direct.predicted == elimination.predicted or elimination.predicted is None:
+        return direct
     return direct if direct.predicted is not None and surer_direct else elimination
 
 # %% ../nbs/11_evaluation.ipynb #8fd2636b
-def predict_modes(student:Student, questions:list[Question], modes:tuple=("plain",), # as `modes_of` gives them
-    check=None, translate=None, # as in `predict`
-    **decoding) -> dict[str, list[Prediction]]: # mode -> one prediction for each question that has an answer
+def predict_modes(
+    student: Student,
+    questions: list[Question],
+    modes: tuple = ("plain",),  # as `modes_of` gives them
+    check=None,
+    translate=None,  # as in `predict`
+    **decoding,
+) -> dict[str, list[Prediction]]:  # mode -> one prediction for each question that has an answer
     "Test a student in every mode; what was decoded for one is not decoded again for another."
     questions = [q for q in questions if q.answer]
     controls = dict(direct=CONTROLS["pvc"], elimination=CONTROLS["nvc"], missing=None, plain=None)
-    found = {mode: predict(student, questions, controls[mode], check, translate, **decoding) for mode in modes if mode in controls}
+    found = {
+        mode: predict(student, questions, controls[mode], check, translate, **decoding)
+        for mode in modes
+        if mode in controls
+    }
     if "vote" in modes:
-        sure = [confidence(student, questions, [p.output for p in found[mode]], controls[mode]) for mode in ("direct", "elimination")]
-        found["vote"] = [vote(d, e, a >= b) for d, e, a, b in zip(found["direct"], found["elimination"], *sure)]
-    if "shuffled" in modes: found["shuffled"] = [d if shuffled_view(q) == "pvc" else e for q, d, e in zip(questions, found["direct"], found["elimination"])]
+        sure = [
+            confidence(student, questions, [p.output for p in found[mode]], controls[mode])
+            for mode in ("direct", "elimination")
+        ]
+        found["vote"] = [
+            vote(d, e, a >= b) for d, e, a, b in zip(found["direct"], found["elimination"], *sure)
+        ]
+    if "shuffled" in modes:
+        found["shuffled"] = [
+            d if shuffled_view(q) == "pvc" else e
+            for q, d, e in zip(questions, found["direct"], found["elimination"])
+        ]
     return {mode: found[mode] for mode in modes}
 
 # %% ../nbs/11_evaluation.ipynb #55f13028
-def mode_metrics(told:dict[str, list[Prediction]], # of `predict_modes`
-    questions:list[Question], group=group_of,
-    cued=None, # question -> the option that a spurious cue points to, or None, e.g. `World.cued`
-) -> dict[str, dict]: # mode -> `metrics`, chance, the share of texts in each view, and how often a misleading cue is followed
+def mode_metrics(
+    told: dict[str, list[Prediction]],  # of `predict_modes`
+    questions: list[Question],
+    group=group_of,
+    cued=None,  # question -> the option that a spurious cue points to, or None, e.g. `World.cued`
+) -> dict[
+    str, dict
+]:  # mode -> `metrics`, chance, the share of texts in each view, and how often a misleading cue is followed
     "The metrics of every mode."
     asked, found = {q.id: q for q in questions}, {}
     for mode, predictions in told.items():
         pointed = [(p, cued(asked[p.question_id])) for p in predictions] if cued else []
         misled = [p.predicted == letter for p, letter in pointed if letter not in (None, p.answer)]
-        views = [view_of(read_answer(p.output, asked[p.question_id]).rationale, asked[p.question_id], p.predicted) for p in predictions]
-        found[mode] = metrics(predictions, group) | dict(chance=sum(1/len(asked[p.question_id].choices) for p in predictions)/max(1, len(predictions)),
-            views={view: views.count(view)/len(views) for view in ("pvc", "nvc", "mixed")}, follows_cue=sum(misled)/len(misled) if misled else None)
+        views = [
+            view_of(
+                read_answer(p.output, asked[p.question_id]).rationale,
+                asked[p.question_id],
+                p.predicted,
+            )
+            for p in predictions
+        ]
+        found[mode] = metrics(predictions, group) | dict(
+            chance=sum(1 / len(asked[p.question_id].choices) for p in predictions)
+            / max(1, len(predictions)),
+            views={view: views.count(view) / len(views) for view in ("pvc", "nvc", "mixed")},
+            follows_cue=sum(misled) / len(misled) if misled else None,
+        )
     return found

@@ -11,7 +11,14 @@ __all__ = ['CHOICES', 'HEEDED', 'METHODS_M', 'ARTEFACTS', 'NEEDED', 'app', 'RunC
            'reproduce_command', 'open_ledger', 'quotes', 'dry', 'report', 'ledger_command', 'results_of', 'compare']
 
 # %% ../nbs/13_experiments.ipynb #edb4c13b
-import configparser, hashlib, json, os, platform, re, shutil, time
+import configparser
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -23,570 +30,1144 @@ from typing import NamedTuple
 
 # %% ../nbs/13_experiments.ipynb #f38358ae
 from . import __version__
-from .questions import BENCHMARKS, Questions, check_name
-from .lab import CUES, FAMILIES, LEXICON, World
 from .claims import CLAIMS, CUE_ARMS, MAPS, PAPER_C, TUNING, arm, arms_of, distinct
+from .lab import CUES, FAMILIES, LEXICON, World
+from .questions import BENCHMARKS, Questions, check_name
 
 # %% ../nbs/13_experiments.ipynb #17ecb484
 @dataclass(frozen=True)
 class RunConfig:
     "The parameters of one run."
-    benchmark: str = "lab"          # lab, lab:FAMILY, or a name in `BENCHMARKS`
-    world: str = ""                 # knobs of the lab's world, e.g. "unsure=0.45 parallel=0.5"; see `World`
-    languages: str = ""             # of the questions, separated by spaces; empty for all
-    teacher: str = "lab"            # lab, lab-server, recording:FILE, endpoint:MODEL, batch:MODEL, or none (answer-only fine-tuning needs none)
-    student: str = "lab:gpt2"       # lab:ARCH (pretrained on the lab's corpus), small:ARCH (random weights), or a hub name or folder
-    method: str = "d-cot"           # a name in `METHODS`
-    rationale_language: str = "native" # native or en
-    seed: int = 0                   # of the weights, the order of training and, in the lab, the world
-    samples: int = 8                # replies asked of the teacher per question where the method is diverse
-    temperature: float = 0.7        # at which they are sampled
-    k: int = 4                      # right rationales per question at most
-    m: int = 4                      # wrong rationales per question at most
-    target: str = "random"          # the new answer of a counterfactual: random, each or teacher
-    paths: int = 5                  # sampled for each counterfactual
-    agree: float = 0.8              # share of them that must end in its answer
-    match: str = "steps"            # methods take the same number of steps, or of tokens: as many as FT-CoT sees in `steps`
-    tests: str = ""                 # other test sets, separated by spaces: benchmarks, or in the lab lab:FAMILY, a cue or a language
-    alpha: float = 0.1              # weight of the negative loss
-    gamma: float = 1.0              # CLICK's margin, nats per token
-    focus: str = "all"              # what of a wrong rationale its loss sees: all, span (the errors that the lab marks) or first (of them)
-    steps: int = 300                # of the optimiser
-    batch_size: int = 16            # questions per step
-    accumulate: int = 1             # micro-batches that a step is cut into
-    lr: float = 1e-3                # constant after warm-up
-    precision: str = "auto"         # float32, bf16, or auto: the faster of the two on this machine
-    width: int = 128                # of a lab or small student
-    layers: int = 3                 # of a lab or small student
-    vocab: int = 8000               # tokens of a small student, at most
-    max_prompt: int = 512           # tokens
-    max_target: int = 256           # tokens
-    answer_format: str = "letter"   # letter or text
-    train_limit: int = 0            # questions; 0 for all
-    test_limit: int = 0             # questions; 0 for all
+
+    benchmark: str = "lab"  # lab, lab:FAMILY, or a name in `BENCHMARKS`
+    world: str = ""  # knobs of the lab's world, e.g. "unsure=0.45 parallel=0.5"; see `World`
+    languages: str = ""  # of the questions, separated by spaces; empty for all
+    teacher: str = "lab"  # lab, lab-server, recording:FILE, endpoint:MODEL, batch:MODEL, or none (answer-only fine-tuning needs none)
+    student: str = "lab:gpt2"  # lab:ARCH (pretrained on the lab's corpus), small:ARCH (random weights), or a hub name or folder
+    method: str = "d-cot"  # a name in `METHODS`
+    rationale_language: str = "native"  # native or en
+    seed: int = 0  # of the weights, the order of training and, in the lab, the world
+    samples: int = 8  # replies asked of the teacher per question where the method is diverse
+    temperature: float = 0.7  # at which they are sampled
+    k: int = 4  # right rationales per question at most
+    m: int = 4  # wrong rationales per question at most
+    target: str = "random"  # the new answer of a counterfactual: random, each or teacher
+    paths: int = 5  # sampled for each counterfactual
+    agree: float = 0.8  # share of them that must end in its answer
+    match: str = "steps"  # methods take the same number of steps, or of tokens: as many as FT-CoT sees in `steps`
+    tests: str = ""  # other test sets, separated by spaces: benchmarks, or in the lab lab:FAMILY, a cue or a language
+    alpha: float = 0.1  # weight of the negative loss
+    gamma: float = 1.0  # CLICK's margin, nats per token
+    focus: str = "all"  # what of a wrong rationale its loss sees: all, span (the errors that the lab marks) or first (of them)
+    steps: int = 300  # of the optimiser
+    batch_size: int = 16  # questions per step
+    accumulate: int = 1  # micro-batches that a step is cut into
+    lr: float = 1e-3  # constant after warm-up
+    precision: str = "auto"  # float32, bf16, or auto: the faster of the two on this machine
+    width: int = 128  # of a lab or small student
+    layers: int = 3  # of a lab or small student
+    vocab: int = 8000  # tokens of a small student, at most
+    max_prompt: int = 512  # tokens
+    max_target: int = 256  # tokens
+    answer_format: str = "letter"  # letter or text
+    train_limit: int = 0  # questions; 0 for all
+    test_limit: int = 0  # questions; 0 for all
+
     @property
     def name(self) -> str:
         "What the run is called on disk."
-        benchmark, student = (text.replace(":", "-").replace("/", "-") for text in (self.benchmark, self.student))
-        return f"{benchmark}-{student}-{self.method.replace('/', '-')}-{self.rationale_language}{'-tokens'*(self.match == 'tokens')}-s{self.seed}"
+        benchmark, student = (
+            text.replace(":", "-").replace("/", "-") for text in (self.benchmark, self.student)
+        )
+        return f"{benchmark}-{student}-{self.method.replace('/', '-')}-{self.rationale_language}{'-tokens' * (self.match == 'tokens')}-s{self.seed}"
 
 # %% ../nbs/13_experiments.ipynb #b0d2ed17
-def typed(name:str, value) -> object: # the value, of the type of the field
+def typed(name: str, value) -> object:  # the value, of the type of the field
     "`value`, perhaps text from a settings file, as the parameter `name` wants it; a ValueError names what is wrong."
     kinds = {f.name: f.type for f in fields(RunConfig)}
-    if name not in kinds: raise ValueError(f"no parameter {name!r}; the nearest is {get_close_matches(name, kinds, 1, 0)[0]!r}")
+    if name not in kinds:
+        raise ValueError(
+            f"no parameter {name!r}; the nearest is {get_close_matches(name, kinds, 1, 0)[0]!r}"
+        )
     kind = kinds[name]
     if isinstance(value, str) and kind is not str:
-        try: return kind(value)
-        except ValueError: pass
-    if type(value) is kind or (kind is float and type(value) is int): return kind(value)
+        try:
+            return kind(value)
+        except ValueError:
+            pass
+    if type(value) is kind or (kind is float and type(value) is int):
+        return kind(value)
     raise ValueError(f"parameter {name!r} is {kind.__name__}, not {value!r}")
 
 # %% ../nbs/13_experiments.ipynb #8aa594e9
-CHOICES = dict(benchmark=("lab", *(f"lab:{family}" for family in FAMILIES), *BENCHMARKS), focus=("all", "span", "first"), rationale_language=("native", "en"), precision=("auto", "float32", "bf16"), answer_format=("letter", "text"),
-    target=("random", "each", "teacher"), match=("steps", "tokens"), method=("ft", "cot", "d-cot", "d-cot-nr/unlikelihood", "d-cot-nr/click", "d-cot-nr/orpo", "cot+ordinary",
-        "counterfactual", "multi-view", "multi-view+ordinary", "counterfactual+multi-view", "d-cot+counterfactual", "d-cot-nr/unlikelihood+counterfactual", "multi-view/no-nvc", *(f"counterfactual+multi-view/no-{part}" for part in ("pvc", "nvc", "filter", "token"))))
+CHOICES = dict(
+    benchmark=("lab", *(f"lab:{family}" for family in FAMILIES), *BENCHMARKS),
+    focus=("all", "span", "first"),
+    rationale_language=("native", "en"),
+    precision=("auto", "float32", "bf16"),
+    answer_format=("letter", "text"),
+    target=("random", "each", "teacher"),
+    match=("steps", "tokens"),
+    method=(
+        "ft",
+        "cot",
+        "d-cot",
+        "d-cot-nr/unlikelihood",
+        "d-cot-nr/click",
+        "d-cot-nr/orpo",
+        "cot+ordinary",
+        "counterfactual",
+        "multi-view",
+        "multi-view+ordinary",
+        "counterfactual+multi-view",
+        "d-cot+counterfactual",
+        "d-cot-nr/unlikelihood+counterfactual",
+        "multi-view/no-nvc",
+        *(f"counterfactual+multi-view/no-{part}" for part in ("pvc", "nvc", "filter", "token")),
+    ),
+)
 
 # %% ../nbs/13_experiments.ipynb #2bb849cc
-def world_of(config:RunConfig) -> World: # ValueError names a knob at fault, or a family that the world does not have
+def world_of(
+    config: RunConfig,
+) -> World:  # ValueError names a knob at fault, or a family that the world does not have
     "The world of a run in the lab."
     family = config.benchmark.partition(":")[2] or "two_hop"
-    world = World.of_text(config.world, seed=config.seed, **({} if "families=" in config.world else dict(families=(family,))))
-    if family not in world.families: raise ValueError(f"benchmark={config.benchmark!r}: the world has the families {', '.join(world.families)}; add {family} to families= in world={config.world!r}")
+    world = World.of_text(
+        config.world,
+        seed=config.seed,
+        **({} if "families=" in config.world else dict(families=(family,))),
+    )
+    if family not in world.families:
+        raise ValueError(
+            f"benchmark={config.benchmark!r}: the world has the families {', '.join(world.families)}; add {family} to families= in world={config.world!r}"
+        )
     return world
 
 # %% ../nbs/13_experiments.ipynb #d8793214
-HEEDED = dict(alpha="-nr", gamma="/click", focus="-nr", m="-nr", k="d-cot", samples="d-cot")  # parameter -> what methods that heed it have in their names
+HEEDED = dict(
+    alpha="-nr", gamma="/click", focus="-nr", m="-nr", k="d-cot", samples="d-cot"
+)  # parameter -> what methods that heed it have in their names
 
-def run_config(**parameters) -> RunConfig: # ValueError for a value that makes no sense
+
+def run_config(**parameters) -> RunConfig:  # ValueError for a value that makes no sense
     "A checked `RunConfig`; what its method does not heed stays at its default, so that equal runs are one run."
     config = RunConfig(**{name: typed(name, value) for name, value in parameters.items()})
     for name, known in CHOICES.items():
         value = getattr(config, name)
-        if value not in known: raise ValueError(f"{name}={value!r} is none of {', '.join(known)}; did you mean {get_close_matches(value, known, 1, 0)[0]!r}?")
+        if value not in known:
+            raise ValueError(
+                f"{name}={value!r} is none of {', '.join(known)}; did you mean {get_close_matches(value, known, 1, 0)[0]!r}?"
+            )
     lab = config.benchmark.partition(":")[0] == "lab"
-    if lab: world_of(config)
-    elif config.world or config.focus != "all": raise ValueError(f"world={config.world!r}, focus={config.focus!r}: only the lab has knobs and marks errors; for {config.benchmark} leave them out")
-    for test in config.tests.split(): check_name("test set", test, (*CUES, *LEXICON, *(b for b in CHOICES["benchmark"] if b[:3] == "lab")) if lab else tuple(BENCHMARKS))
-    if config.batch_size % config.accumulate: raise ValueError(f"batch_size={config.batch_size} cannot be cut into accumulate={config.accumulate} equal parts")
-    return replace(config, **{f.name: f.default for f in fields(RunConfig) if HEEDED.get(f.name, "") not in config.method})
+    if lab:
+        world_of(config)
+    elif config.world or config.focus != "all":
+        raise ValueError(
+            f"world={config.world!r}, focus={config.focus!r}: only the lab has knobs and marks errors; for {config.benchmark} leave them out"
+        )
+    for test in config.tests.split():
+        check_name(
+            "test set",
+            test,
+            (*CUES, *LEXICON, *(b for b in CHOICES["benchmark"] if b[:3] == "lab"))
+            if lab
+            else tuple(BENCHMARKS),
+        )
+    if config.batch_size % config.accumulate:
+        raise ValueError(
+            f"batch_size={config.batch_size} cannot be cut into accumulate={config.accumulate} equal parts"
+        )
+    return replace(
+        config,
+        **{
+            f.name: f.default
+            for f in fields(RunConfig)
+            if HEEDED.get(f.name, "") not in config.method
+        },
+    )
 
 # %% ../nbs/13_experiments.ipynb #7f4707f2
 @dataclass(frozen=True)
 class Profile:
     "A scale at which artefacts are made."
+
     name: str
     students: tuple[str, ...]
     seeds: tuple[int, ...]
-    parameters: dict = field(default_factory=dict) # of every run
+    parameters: dict = field(default_factory=dict)  # of every run
     hub: str = ""  # folder that mirrors the hub; empty for the hub itself, or COT_DISTILL_HUB
-    threads: int = 0 # of a run, which then goes beside others on the other cores; 0 for all cores
-    benchmarks: tuple[str, ...] = () # one after the other; empty for the one in `parameters`
-    matches: tuple[str, ...] = ("steps",) # by what methods are matched, values of `match`
-    methods: tuple[str, ...] = ()    # in place of an artefact's own; empty for its own
-    artefacts: tuple[str, ...] = ()  # that are made when none is named; empty for all but the benchmarks
-    takes: tuple[str, ...] = ()      # profiles whose finished runs are taken over
-    special: dict = field(default_factory=dict) # artefact -> the profile that it has instead
+    threads: int = 0  # of a run, which then goes beside others on the other cores; 0 for all cores
+    benchmarks: tuple[str, ...] = ()  # one after the other; empty for the one in `parameters`
+    matches: tuple[str, ...] = ("steps",)  # by what methods are matched, values of `match`
+    methods: tuple[str, ...] = ()  # in place of an artefact's own; empty for its own
+    artefacts: tuple[
+        str, ...
+    ] = ()  # that are made when none is named; empty for all but the benchmarks
+    takes: tuple[str, ...] = ()  # profiles whose finished runs are taken over
+    special: dict = field(default_factory=dict)  # artefact -> the profile that it has instead
 
 # %% ../nbs/13_experiments.ipynb #7ef4a002
-def project_root(start:Path|None=None) -> Path: # ValueError where there is none
+def project_root(start: Path | None = None) -> Path:  # ValueError where there is none
     "The folder with `settings.ini`, here or above."
     here = Path(start or Path.cwd()).resolve()
     for folder in (here, *here.parents):
-        if (folder/"settings.ini").exists() and (folder/"nbs").exists(): return folder
-    raise ValueError(f"no settings.ini and nbs in {here} or above; run this inside a clone of the project")
+        if (folder / "settings.ini").exists() and (folder / "nbs").exists():
+            return folder
+    raise ValueError(
+        f"no settings.ini and nbs in {here} or above; run this inside a clone of the project"
+    )
 
 # %% ../nbs/13_experiments.ipynb #7fa003fa
-def read_profile(name:str, root:Path|None=None) -> Profile: # ValueError names section, key and remedy
+def read_profile(
+    name: str, root: Path | None = None
+) -> Profile:  # ValueError names section, key and remedy
     "A section of `settings.ini`; `$NAME` stands for an environment variable."
-    file = (root or project_root())/"settings.ini"
+    file = (root or project_root()) / "settings.ini"
     settings = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=("#",))
     settings.read(file, encoding="utf8")
     known = [s for s in settings.sections() if " " not in s]
-    if name not in known: raise ValueError(f"{file.name} has no profile [{name}]; it has {', '.join(known)}")
+    if name not in known:
+        raise ValueError(f"{file.name} has no profile [{name}]; it has {', '.join(known)}")
     special = {}
     for section in [name, *(s for s in settings.sections() if s.startswith(f"{name} "))]:
         try:
-            profile = parse_profile(name, dict(settings[name]) | dict(settings.items(section) if section != name else ()))
-            for artefact in section.split()[1:]: check_name("artefact", artefact, ARTEFACTS)
-        except ValueError as e: raise ValueError(f"{file.name} [{section}]: {e}") from None
+            profile = parse_profile(
+                name,
+                dict(settings[name]) | dict(settings.items(section) if section != name else ()),
+            )
+            for artefact in section.split()[1:]:
+                check_name("artefact", artefact, ARTEFACTS)
+        except ValueError as e:
+            raise ValueError(f"{file.name} [{section}]: {e}") from None
         special |= {artefact: profile for artefact in section.split()[1:]}
         general = profile if section == name else general
     return replace(general, special=special)
 
-def parse_profile(name:str, values:dict) -> Profile: # `values`: as they stand in a settings file
+
+def parse_profile(name: str, values: dict) -> Profile:  # `values`: as they stand in a settings file
     "A profile, checked."
-    lists = {key: tuple(values.pop(key, default).split()) for key, default in dict(students="lab:gpt2", seeds="0", benchmarks="", matches="steps", methods="", artefacts="", takes="").items()}
-    for artefact in lists["artefacts"]: check_name("artefact", artefact, ARTEFACTS)
+    lists = {
+        key: tuple(values.pop(key, default).split())
+        for key, default in dict(
+            students="lab:gpt2",
+            seeds="0",
+            benchmarks="",
+            matches="steps",
+            methods="",
+            artefacts="",
+            takes="",
+        ).items()
+    }
+    for artefact in lists["artefacts"]:
+        check_name("artefact", artefact, ARTEFACTS)
     hub, threads = os.path.expandvars(values.pop("hub", "")), int(values.pop("threads", 0))
     for key in ("benchmarks", "matches", "methods"):
-        for value in lists[key]: run_config(**values | {key.removesuffix("es" if key == "matches" else "s"): value})
+        for value in lists[key]:
+            run_config(**values | {key.removesuffix("es" if key == "matches" else "s"): value})
     run_config(**values)
     lists["seeds"] = tuple(map(int, lists["seeds"]))
-    return Profile(name, parameters={name: typed(name, value) for name, value in values.items()}, hub="" if hub.startswith("$") else hub, threads=threads, **lists)
+    return Profile(
+        name,
+        parameters={name: typed(name, value) for name, value in values.items()},
+        hub="" if hub.startswith("$") else hub,
+        threads=threads,
+        **lists,
+    )
 
 # %% ../nbs/13_experiments.ipynb #c5a3db1d
 class Artefact(NamedTuple):
     "A table or figure of the papers, or of ours."
+
     title: str
-    arms: tuple[dict, ...] = () # what each of its runs sets, beside the profile
-    lab: bool = False           # does it turn knobs that only the lab has?
-    named: bool = False         # is it made only when somebody asks for it by name?
+    arms: tuple[dict, ...] = ()  # what each of its runs sets, beside the profile
+    lab: bool = False  # does it turn knobs that only the lab has?
+    named: bool = False  # is it made only when somebody asks for it by name?
 
 # %% ../nbs/13_experiments.ipynb #e0c2452e
 METHODS_M = ("d-cot", "d-cot-nr/unlikelihood", "d-cot-nr/click", "d-cot-nr/orpo")
 
 ARTEFACTS = dict(
-    table_m1=Artefact("Language and diversity of rationales (Paper M, Table 1)",
-        (arm("ft"), arm("cot", "en"), arm("cot"), arm("d-cot", "en"), arm("d-cot"))),
-    table_m2=Artefact("Wrong rationales as negatives (Paper M, Table 2)",
-        tuple(map(arm, METHODS_M))),
-    table_m3=Artefact("Languages never seen in distillation (Paper M, Table 3)", (*map(arm, ("ft", "cot", *METHODS_M)), *(arm(method, "en") for method in ("cot", "d-cot", "d-cot-nr/unlikelihood")))),
-    figure_m1=Artefact("The pipeline, from one question to its right and wrong rationales (Paper M, Figure 1)"),
-    table_c1=Artefact("Counterfactuals and two views, with their controls (Paper C, Table 1)", tuple(map(arm, PAPER_C))),
-    figure_c5=Artefact("Trained on one benchmark, tested on others (Paper C, Figure 5)", (arm("ft"), arm("cot"), arm("multi-view"), arm("counterfactual"), arm("counterfactual+multi-view"))),
-    figure_c6=Artefact("The same with encoder–decoders (Paper C, Figure 6)", (arm("ft"), arm("cot"), arm("counterfactual+multi-view"))),
-    figure_c7=Artefact("Two rationales of one question (Paper C, Figure 7)", (arm("cot"), arm("counterfactual+multi-view"))),
-    ablations=Artefact("The whole method less one part, and other control tokens", (arm("cot"), arm("counterfactual"), arm("multi-view"), arm("counterfactual+multi-view"),
-        *(arm(f"counterfactual+multi-view/no-{part}") for part in ("pvc", "nvc", "filter", "token")))),
-    combined=Artefact("Both papers at once: several and wrong rationales of counterfactual questions",
-        tuple(map(arm, ("cot", "d-cot", "d-cot-nr/unlikelihood", "counterfactual", "d-cot+counterfactual", "d-cot-nr/unlikelihood+counterfactual")))),
-    claims=Artefact("Each claim of both papers, with its controls and its verdict", distinct(a for claim in CLAIMS for a in claim.arms), lab=True),
-    dose_response=Artefact("Over the knobs of the lab: where the difference between two methods changes its sign", distinct(a for map in MAPS for a in arms_of(map)), lab=True),
+    table_m1=Artefact(
+        "Language and diversity of rationales (Paper M, Table 1)",
+        (arm("ft"), arm("cot", "en"), arm("cot"), arm("d-cot", "en"), arm("d-cot")),
+    ),
+    table_m2=Artefact(
+        "Wrong rationales as negatives (Paper M, Table 2)", tuple(map(arm, METHODS_M))
+    ),
+    table_m3=Artefact(
+        "Languages never seen in distillation (Paper M, Table 3)",
+        (
+            *map(arm, ("ft", "cot", *METHODS_M)),
+            *(arm(method, "en") for method in ("cot", "d-cot", "d-cot-nr/unlikelihood")),
+        ),
+    ),
+    figure_m1=Artefact(
+        "The pipeline, from one question to its right and wrong rationales (Paper M, Figure 1)"
+    ),
+    table_c1=Artefact(
+        "Counterfactuals and two views, with their controls (Paper C, Table 1)",
+        tuple(map(arm, PAPER_C)),
+    ),
+    figure_c5=Artefact(
+        "Trained on one benchmark, tested on others (Paper C, Figure 5)",
+        (
+            arm("ft"),
+            arm("cot"),
+            arm("multi-view"),
+            arm("counterfactual"),
+            arm("counterfactual+multi-view"),
+        ),
+    ),
+    figure_c6=Artefact(
+        "The same with encoder–decoders (Paper C, Figure 6)",
+        (arm("ft"), arm("cot"), arm("counterfactual+multi-view")),
+    ),
+    figure_c7=Artefact(
+        "Two rationales of one question (Paper C, Figure 7)",
+        (arm("cot"), arm("counterfactual+multi-view")),
+    ),
+    ablations=Artefact(
+        "The whole method less one part, and other control tokens",
+        (
+            arm("cot"),
+            arm("counterfactual"),
+            arm("multi-view"),
+            arm("counterfactual+multi-view"),
+            *(
+                arm(f"counterfactual+multi-view/no-{part}")
+                for part in ("pvc", "nvc", "filter", "token")
+            ),
+        ),
+    ),
+    combined=Artefact(
+        "Both papers at once: several and wrong rationales of counterfactual questions",
+        tuple(
+            map(
+                arm,
+                (
+                    "cot",
+                    "d-cot",
+                    "d-cot-nr/unlikelihood",
+                    "counterfactual",
+                    "d-cot+counterfactual",
+                    "d-cot-nr/unlikelihood+counterfactual",
+                ),
+            )
+        ),
+    ),
+    claims=Artefact(
+        "Each claim of both papers, with its controls and its verdict",
+        distinct(a for claim in CLAIMS for a in claim.arms),
+        lab=True,
+    ),
+    dose_response=Artefact(
+        "Over the knobs of the lab: where the difference between two methods changes its sign",
+        distinct(a for map in MAPS for a in arms_of(map)),
+        lab=True,
+    ),
     dose_cue=Artefact("Paper C's methods over the strength of a spurious cue", CUE_ARMS, lab=True),
-    tuning=Artefact("Learning rates and weights of negatives on development worlds", TUNING, lab=True, named=True),
-    bench_training=Artefact("What a training step costs beside its peers; made when asked for by name", named=True),
-    bench_teacher=Artefact("A teacher one can trust with money, under faults, kills and load; made when asked for by name", named=True))
+    tuning=Artefact(
+        "Learning rates and weights of negatives on development worlds",
+        TUNING,
+        lab=True,
+        named=True,
+    ),
+    bench_training=Artefact(
+        "What a training step costs beside its peers; made when asked for by name", named=True
+    ),
+    bench_teacher=Artefact(
+        "A teacher one can trust with money, under faults, kills and load; made when asked for by name",
+        named=True,
+    ),
+)
 
 # %% ../nbs/13_experiments.ipynb #d0e29cad
-def configs_of(a:dict, profile:Profile, **more) -> list[RunConfig]: # an `arm`; `more`: beside what the profile sets
+def configs_of(
+    a: dict, profile: Profile, **more
+) -> list[RunConfig]:  # an `arm`; `more`: beside what the profile sets
     "The runs of one arm: one for each seed and student."
-    return [run_config(**profile.parameters | dict(seed=seed, student=student) | more | a) for seed in profile.seeds for student in profile.students]
+    return [
+        run_config(**profile.parameters | dict(seed=seed, student=student) | more | a)
+        for seed in profile.seeds
+        for student in profile.students
+    ]
 
 # %% ../nbs/13_experiments.ipynb #5ffafab5
-def plan(artefact:str, profile:Profile) -> list[RunConfig]:
+def plan(artefact: str, profile: Profile) -> list[RunConfig]:
     "The runs of an artefact: every arm with every student and seed, seed by seed so that comparisons complete early."
     profile = profile.special.get(artefact, profile)
-    if ARTEFACTS[artefact].lab and profile.parameters.get("benchmark") in BENCHMARKS: raise ValueError(f"{artefact} turns knobs that only the lab has; profile [{profile.name}] is on {profile.parameters['benchmark']}")
+    if ARTEFACTS[artefact].lab and profile.parameters.get("benchmark") in BENCHMARKS:
+        raise ValueError(
+            f"{artefact} turns knobs that only the lab has; profile [{profile.name}] is on {profile.parameters['benchmark']}"
+        )
     arms = [arm(method) for method in profile.methods] or ARTEFACTS[artefact].arms
-    english = lambda benchmark: benchmark in BENCHMARKS and BENCHMARKS[benchmark].languages == ("en",)  # there native and English are one
-    every = (run_config(**profile.parameters | dict(seed=seed, benchmark=benchmark, student=student, match=match) | a) for seed in profile.seeds
-        for benchmark in profile.benchmarks or (profile.parameters.get("benchmark", "lab"),) for student in profile.students for match in profile.matches for a in arms
-        if a["rationale_language"] == "native" or not english(benchmark))
+    english = lambda benchmark: (
+        benchmark in BENCHMARKS and BENCHMARKS[benchmark].languages == ("en",)
+    )  # there native and English are one
+    every = (
+        run_config(
+            **profile.parameters
+            | dict(seed=seed, benchmark=benchmark, student=student, match=match)
+            | a
+        )
+        for seed in profile.seeds
+        for benchmark in profile.benchmarks or (profile.parameters.get("benchmark", "lab"),)
+        for student in profile.students
+        for match in profile.matches
+        for a in arms
+        if a["rationale_language"] == "native" or not english(benchmark)
+    )
     return list(dict.fromkeys(every))
 
 # %% ../nbs/13_experiments.ipynb #d0281b63
-def code_of(notebook:Path) -> str: # without outputs, prose and default parameters, which do not change a result
+def code_of(
+    notebook: Path,
+) -> str:  # without outputs, prose and default parameters, which do not change a result
     "The code of a notebook."
     cells = json.loads(notebook.read_text(encoding="utf8"))["cells"]
-    return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code" and "parameters" not in c["metadata"].get("tags", []))
+    return "\n\n".join(
+        "".join(c["source"])
+        for c in cells
+        if c["cell_type"] == "code" and "parameters" not in c["metadata"].get("tags", [])
+    )
 
 # %% ../nbs/13_experiments.ipynb #0f401e76
-def fingerprint(config:RunConfig, hub:str="") -> str:
+def fingerprint(config: RunConfig, hub: str = "") -> str:
     "Of the input data: the recording's bytes, the mirror's, or the code that makes the lab."
     from cot_distill import lab
-    files, (kind, _, name) = [Path(lab.__file__)] if config.benchmark.startswith("lab") else [], config.teacher.partition(":")
-    if kind == "recording": files.append(Path(os.path.expandvars(name)))
+
+    files, (kind, _, name) = (
+        [Path(lab.__file__)] if config.benchmark.startswith("lab") else [],
+        config.teacher.partition(":"),
+    )
+    if kind == "recording":
+        files.append(Path(os.path.expandvars(name)))
     mirror = hub or os.environ.get("COT_DISTILL_HUB", "")
     if config.benchmark in BENCHMARKS and mirror:
-        files += [file for name in dict.fromkeys((config.benchmark, *config.tests.split())) if name in BENCHMARKS for file in sorted((Path(mirror)/BENCHMARKS[name].hub_id).rglob("*.parquet"))]
-    return hashlib.sha256(b"".join(hashlib.sha256(f.read_bytes()).digest() for f in files if f.exists())).hexdigest()
+        files += [
+            file
+            for name in dict.fromkeys((config.benchmark, *config.tests.split()))
+            if name in BENCHMARKS
+            for file in sorted((Path(mirror) / BENCHMARKS[name].hub_id).rglob("*.parquet"))
+        ]
+    return hashlib.sha256(
+        b"".join(hashlib.sha256(f.read_bytes()).digest() for f in files if f.exists())
+    ).hexdigest()
 
 # %% ../nbs/13_experiments.ipynb #db9501ce
-def run_key(config:RunConfig, notebook:Path, hub:str="") -> str: # 8 hex digits
+def run_key(config: RunConfig, notebook: Path, hub: str = "") -> str:  # 8 hex digits
     "What identifies the run's content."
-    content = json.dumps([asdict(config), code_of(notebook), __version__, fingerprint(config, hub)], sort_keys=True)
+    content = json.dumps(
+        [asdict(config), code_of(notebook), __version__, fingerprint(config, hub)], sort_keys=True
+    )
     return hashlib.sha256(content.encode()).hexdigest()[:8]
 
-def finished(record:Path, # data/results/<profile>/<name>-<key>.json
-    others:tuple[str, ...]=() # profiles whose runs count as well
-) -> Path|None:
-    "Where the record of a finished run is."
-    return next((file for file in (record, *(record.parents[1]/other/record.name for other in others)) if file.exists()), None)
 
-def take_over(there:Path, record:Path):
+def finished(
+    record: Path,  # data/results/<profile>/<name>-<key>.json
+    others: tuple[str, ...] = (),  # profiles whose runs count as well
+) -> Path | None:
+    "Where the record of a finished run is."
+    return next(
+        (
+            file
+            for file in (record, *(record.parents[1] / other / record.name for other in others))
+            if file.exists()
+        ),
+        None,
+    )
+
+
+def take_over(there: Path, record: Path):
     "Let a profile have the run that another one has finished."
     record.parent.mkdir(parents=True, exist_ok=True)
-    for kind in (".parquet", ".json"): # the record last, as when it was written
-        if there.with_suffix(kind).exists(): shutil.copyfile(there.with_suffix(kind), record.with_suffix(kind))
+    for kind in (".parquet", ".json"):  # the record last, as when it was written
+        if there.with_suffix(kind).exists():
+            shutil.copyfile(there.with_suffix(kind), record.with_suffix(kind))
 
 # %% ../nbs/13_experiments.ipynb #ac01ed11
 class Data(NamedTuple):
     "What a run trains and tests on."
-    train: list      # Questions
-    test: list       # Questions
+
+    train: list  # Questions
+    test: list  # Questions
     teacher: object  # Teacher
-    check: object    # step checker, or None
-    group_of: object # language -> head or tail
-    world: object    # the lab's World, or None
+    check: object  # step checker, or None
+    group_of: object  # language -> head or tail
+    world: object  # the lab's World, or None
     more: list = []  # Questions of the training split that `train_limit` left out
-    tests: dict = {} # name -> Questions, beside `test`
+    tests: dict = {}  # name -> Questions, beside `test`
 
 # %% ../nbs/13_experiments.ipynb #cc1d8c1a
-def open_teacher(config:RunConfig, world, ledger): # Teacher, or None
+def open_teacher(config: RunConfig, world, ledger):  # Teacher, or None
     "The teacher of a run; one behind a socket keeps its books in `ledger`."
-    from cot_distill import lab, teacher as t
+    from cot_distill import lab
+    from cot_distill import teacher as t
+
     kind, _, name = config.teacher.partition(":")
-    if kind in ("endpoint", "batch"): return (t.EndpointTeacher if kind == "endpoint" else t.BatchTeacher)(name, ledger=ledger)
-    if kind == "recording": return t.RecordedTeacher(os.path.expandvars(name))
-    if kind == "none": return None
-    if kind not in ("lab", "lab-server"): raise ValueError(f"teacher={config.teacher!r}: choose lab, lab-server, recording:FILE, endpoint:MODEL, batch:MODEL or none")
-    if world is None: raise ValueError(f"teacher={kind!r} knows the lab's questions only; for {config.benchmark} use recording:FILE or endpoint:MODEL")
-    if kind == "lab": return t.LabTeacher(world)
-    version = hashlib.sha256(Path(lab.__file__).read_bytes() + repr(world).encode()).hexdigest()[:8]  # another lab is another server
-    return t.EndpointTeacher(world.name, t.LabServer(world).url, ledger, server=f"lab {version}", price=(0, 0), progress=False)
+    if kind in ("endpoint", "batch"):
+        return (t.EndpointTeacher if kind == "endpoint" else t.BatchTeacher)(name, ledger=ledger)
+    if kind == "recording":
+        return t.RecordedTeacher(os.path.expandvars(name))
+    if kind == "none":
+        return None
+    if kind not in ("lab", "lab-server"):
+        raise ValueError(
+            f"teacher={config.teacher!r}: choose lab, lab-server, recording:FILE, endpoint:MODEL, batch:MODEL or none"
+        )
+    if world is None:
+        raise ValueError(
+            f"teacher={kind!r} knows the lab's questions only; for {config.benchmark} use recording:FILE or endpoint:MODEL"
+        )
+    if kind == "lab":
+        return t.LabTeacher(world)
+    version = hashlib.sha256(Path(lab.__file__).read_bytes() + repr(world).encode()).hexdigest()[
+        :8
+    ]  # another lab is another server
+    return t.EndpointTeacher(
+        world.name,
+        t.LabServer(world).url,
+        ledger,
+        server=f"lab {version}",
+        price=(0, 0),
+        progress=False,
+    )
 
 # %% ../nbs/13_experiments.ipynb #eb0a4eec
-def open_data(config:RunConfig, hub:str="", ledger:str="data/cache/ledger.sqlite") -> Data:
+def open_data(config: RunConfig, hub: str = "", ledger: str = "data/cache/ledger.sqlite") -> Data:
     "Questions and teacher of a run; the official test split is only ever tested on."
     from cot_distill.languages import group_of
     from cot_distill.questions import load_questions
-    languages, world = tuple(config.languages.split()) or None, world_of(config) if config.benchmark not in BENCHMARKS else None
+
+    languages, world = (
+        tuple(config.languages.split()) or None,
+        world_of(config) if config.benchmark not in BENCHMARKS else None,
+    )
     teacher = open_teacher(config, world, ledger)
+
     def load(split, name=config.benchmark):
-        if world is None: return load_questions(name, split, languages if name == config.benchmark else None, hub or None)
-        own = config.benchmark if name in (*CUES, *LEXICON) else name  # the cue or the language is another, the family the same
-        return world.questions(split, (name,) if name in LEXICON else languages, (own.partition(":")[2] or "two_hop",), name if name in CUES else None)
-    def limited(questions, n): return Questions(questions.sample(n or None), questions.dropped)
+        if world is None:
+            return load_questions(
+                name, split, languages if name == config.benchmark else None, hub or None
+            )
+        own = (
+            config.benchmark if name in (*CUES, *LEXICON) else name
+        )  # the cue or the language is another, the family the same
+        return world.questions(
+            split,
+            (name,) if name in LEXICON else languages,
+            (own.partition(":")[2] or "two_hop",),
+            name if name in CUES else None,
+        )
+
+    def limited(questions, n):
+        return Questions(questions.sample(n or None), questions.dropped)
+
     every = load("train")
     chosen = set(train := limited(every, config.train_limit))
-    tests = {name: limited(load("test", name), config.test_limit) for name in config.tests.split() if name != config.benchmark}
-    return Data(train, limited(load("test"), config.test_limit), teacher, world and world.check, world.group_of if world else group_of, world,
-        Questions(q for q in every if q not in chosen), tests)
+    tests = {
+        name: limited(load("test", name), config.test_limit)
+        for name in config.tests.split()
+        if name != config.benchmark
+    }
+    return Data(
+        train,
+        limited(load("test"), config.test_limit),
+        teacher,
+        world and world.check,
+        world.group_of if world else group_of,
+        world,
+        Questions(q for q in every if q not in chosen),
+        tests,
+    )
 
 # %% ../nbs/13_experiments.ipynb #f907bb03
-def study(config:RunConfig, data:Data) -> tuple: # Questions, and the Counterfactuals or None
+def study(config: RunConfig, data: Data) -> tuple:  # Questions, and the Counterfactuals or None
     "The questions that the method of a run trains on, and the counterfactuals that were made for it; a ValueError where there are too few."
     from cot_distill.counterfactual import counterfactuals
     from cot_distill.training import method_of
+
     added = method_of(config.method).added
-    if not added: return data.train, None
-    if data.teacher is None: raise ValueError(f"method={config.method!r} needs counterfactuals; give it a teacher other than none")
-    made = counterfactuals(data.train, data.teacher, config.target, 0, 0 if added == "unfiltered" else config.paths, config.agree, config.temperature, config.rationale_language)
-    if not made: raise ValueError(f"not one of {len(data.train):,} questions became a counterfactual: {dict(made.dropped)}")
+    if not added:
+        return data.train, None
+    if data.teacher is None:
+        raise ValueError(
+            f"method={config.method!r} needs counterfactuals; give it a teacher other than none"
+        )
+    made = counterfactuals(
+        data.train,
+        data.teacher,
+        config.target,
+        0,
+        0 if added == "unfiltered" else config.paths,
+        config.agree,
+        config.temperature,
+        config.rationale_language,
+    )
+    if not made:
+        raise ValueError(
+            f"not one of {len(data.train):,} questions became a counterfactual: {dict(made.dropped)}"
+        )
     if added == "ordinary" and len(made) > len(data.more):
-        raise ValueError(f"{len(made):,} ordinary questions are to stand for as many counterfactuals, but train_limit={config.train_limit} leaves {len(data.more):,}; lower it")
-    return Questions([*data.train, *(data.more.sample(len(made)) if added == "ordinary" else made)], data.train.dropped), made
+        raise ValueError(
+            f"{len(made):,} ordinary questions are to stand for as many counterfactuals, but train_limit={config.train_limit} leaves {len(data.more):,}; lower it"
+        )
+    return Questions(
+        [*data.train, *(data.more.sample(len(made)) if added == "ordinary" else made)],
+        data.train.dropped,
+    ), made
 
 # %% ../nbs/13_experiments.ipynb #53e8a8b8
-def rationale_requests(config:RunConfig, questions:list) -> list: # of `Request`
+def rationale_requests(config: RunConfig, questions: list) -> list:  # of `Request`
     "What is asked about the questions that a method trains on: its views, sampled replies where it is diverse, else the greedy one."
     from cot_distill.languages import rationale_language
     from cot_distill.teacher import Request
     from cot_distill.training import method_of
     from cot_distill.views import view_requests
+
     method = method_of(config.method)
-    if not method.rationales: return []
-    if method.views != ("cot",): return view_requests(questions, method.views, config.rationale_language)
+    if not method.rationales:
+        return []
+    if method.views != ("cot",):
+        return view_requests(questions, method.views, config.rationale_language)
     n, temperature = (config.samples, config.temperature) if method.diverse else (1, 0.0)
-    return [Request(q, rationale_language(q, config.rationale_language), n=n, temperature=temperature) for q in questions]
+    return [
+        Request(q, rationale_language(q, config.rationale_language), n=n, temperature=temperature)
+        for q in questions
+    ]
 
 # %% ../nbs/13_experiments.ipynb #ff28e330
-def requests_of(config:RunConfig, data:Data) -> list: # of `Request`
+def requests_of(config: RunConfig, data: Data) -> list:  # of `Request`
     "All that a run asks its teacher; where a reply decides on the next request, it is taken to be the one that leads to most."
     from cot_distill.counterfactual import Rehearsal
-    if data.teacher is None: return ask_teacher(config, data)
+
+    if data.teacher is None:
+        return ask_teacher(config, data)
     rehearsal = Rehearsal(data.teacher)
-    questions, _ = study(config, data._replace(teacher=rehearsal, more=Questions([*data.more, *data.train])))
-    plain = rationale_requests(replace(config, method="cot"), data.train) if config.match == "tokens" else []
+    questions, _ = study(
+        config, data._replace(teacher=rehearsal, more=Questions([*data.more, *data.train]))
+    )
+    plain = (
+        rationale_requests(replace(config, method="cot"), data.train)
+        if config.match == "tokens"
+        else []
+    )
     return rehearsal.asked + rationale_requests(config, questions) + plain
 
 # %% ../nbs/13_experiments.ipynb #89958b3b
-def ask_teacher(config:RunConfig, data:Data, questions:list|None=None) -> list: # of `Rationale`; `questions`: of `study`, the training questions if None
+def ask_teacher(
+    config: RunConfig, data: Data, questions: list | None = None
+) -> list:  # of `Rationale`; `questions`: of `study`, the training questions if None
     "The rationales that the method of a run trains on."
     from cot_distill.teacher import read_rationales
+
     questions = data.train if questions is None else questions
     requests = rationale_requests(config, questions)
-    if requests and data.teacher is None: raise ValueError(f"method={config.method!r} learns from rationales; give it a teacher other than none")
+    if requests and data.teacher is None:
+        raise ValueError(
+            f"method={config.method!r} learns from rationales; give it a teacher other than none"
+        )
     return read_rationales(data.teacher.complete(requests), questions) if requests else []
 
 # %% ../nbs/13_experiments.ipynb #c7db6c90
-def steps_of(config:RunConfig, data:Data, student, rows:list[dict]) -> int: # `rows`: encoded examples
+def steps_of(
+    config: RunConfig, data: Data, student, rows: list[dict]
+) -> int:  # `rows`: encoded examples
     "The optimiser steps of a run."
     from cot_distill.training import method_of
-    if config.match == "steps": return config.steps
+
+    if config.match == "steps":
+        return config.steps
     plain = method_of("cot").examples(data.train, ask_teacher(replace(config, method="cot"), data))
-    tokens = lambda rows: sum(len(ids) for r in rows for ids in (r["prompt"], *r["targets"]))/len(rows)
-    return max(1, round(config.steps*tokens([student.encode(e) for e in plain])/tokens(rows)))
+    tokens = lambda rows: (
+        sum(len(ids) for r in rows for ids in (r["prompt"], *r["targets"])) / len(rows)
+    )
+    return max(1, round(config.steps * tokens([student.encode(e) for e in plain]) / tokens(rows)))
 
 # %% ../nbs/13_experiments.ipynb #1ef9d8ed
-def open_student(config:RunConfig, data:Data, rationales:list, cache="data/cache"): # Student
+def open_student(config: RunConfig, data: Data, rationales: list, cache="data/cache"):  # Student
     "The student of a run: the lab's base, a small one from random weights, or a checkpoint."
     from filelock import FileLock
+
     from cot_distill.students import load_student, prompt_text, small_student
     from cot_distill.training import base_student
+
     kind, _, arch = config.student.partition(":")
-    limits = dict(max_prompt=config.max_prompt, max_target=config.max_target, answer_format=config.answer_format)
+    limits = dict(
+        max_prompt=config.max_prompt,
+        max_target=config.max_target,
+        answer_format=config.answer_format,
+    )
     if kind == "lab":
-        if data.world is None: raise ValueError(f"student={config.student!r} has read the lab's corpus only; for {config.benchmark} use small:{arch} or a checkpoint")
-        with FileLock(Path(cache)/f"{data.world.name}.lock"): return base_student(data.world, arch, config.width, config.layers, cache=cache)  # runs side by side make it once
+        if data.world is None:
+            raise ValueError(
+                f"student={config.student!r} has read the lab's corpus only; for {config.benchmark} use small:{arch} or a checkpoint"
+            )
+        with FileLock(Path(cache) / f"{data.world.name}.lock"):
+            return base_student(
+                data.world, arch, config.width, config.layers, cache=cache
+            )  # runs side by side make it once
     if kind == "small":
         texts = [prompt_text(q) for q in data.train] + [r.text for r in rationales]
-        return small_student(arch, texts, config.width, config.layers, vocab=config.vocab, seed=config.seed, **limits)
+        return small_student(
+            arch, texts, config.width, config.layers, vocab=config.vocab, seed=config.seed, **limits
+        )
     return load_student(config.student, **limits)
 
 # %% ../nbs/13_experiments.ipynb #5b4619b2
-def environment() -> dict: # no names of machines or people
+def environment() -> dict:  # no names of machines or people
     "What a run ran on."
-    import torch, transformers
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    return dict(version=__version__, python=platform.python_version(), torch=torch.__version__, transformers=transformers.__version__,
-        device=device, date=time.strftime("%Y-%m-%d", time.gmtime()))
+    import torch
+    import transformers
+
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    )
+    return dict(
+        version=__version__,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        device=device,
+        date=time.strftime("%Y-%m-%d", time.gmtime()),
+    )
 
 # %% ../nbs/13_experiments.ipynb #d35fec3a
-def write_run(config:RunConfig, folder, key:str, metrics:dict, predictions:list, profile:str="") -> Path: # of the record
+def write_run(
+    config: RunConfig, folder, key: str, metrics: dict, predictions: list, profile: str = ""
+) -> Path:  # of the record
     "Keep what a run found."
     import pandas as pd
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    record = folder/f"{config.name}-{key}.json"
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = folder / f"{config.name}-{key}.json"
     pd.DataFrame(predictions).to_parquet(record.with_suffix(".parquet"), compression="zstd")
     draft = record.with_suffix(".draft")
-    draft.write_text(json.dumps(dict(name=config.name, key=key, profile=profile, config=asdict(config), environment=environment(), metrics=metrics), indent=1, ensure_ascii=False), encoding="utf8")
+    draft.write_text(
+        json.dumps(
+            dict(
+                name=config.name,
+                key=key,
+                profile=profile,
+                config=asdict(config),
+                environment=environment(),
+                metrics=metrics,
+            ),
+            indent=1,
+            ensure_ascii=False,
+        ),
+        encoding="utf8",
+    )
     draft.rename(record)
     return record
 
 # %% ../nbs/13_experiments.ipynb #7487d628
-def spell_out(told:dict, # test set -> mode -> predictions
-    tests:dict,          # test set -> Questions
-    check=None) -> list[dict]: # one for each test set, mode and question
+def spell_out(
+    told: dict,  # test set -> mode -> predictions
+    tests: dict,  # test set -> Questions
+    check=None,
+) -> list[dict]:  # one for each test set, mode and question
     "Predictions with their questions and steps."
     from cot_distill.evaluation import read_answer
     from cot_distill.students import prompt_text
+
     asked = {(test, q.id): q for test, questions in tests.items() for q in questions}
-    rows = [(test, mode, asked[test, p.question_id], p) for test, modes in told.items() for mode, predictions in modes.items() for p in predictions]
-    def steps(rationale, q): return check(rationale, q).steps if check else [(s.strip(), "") for s in re.findall(r"[^.!?]+[.!?]?", rationale) if s.strip()]
-    return [asdict(p) | dict(test=test, mode=mode, question=prompt_text(q), steps=[dict(sentence=s, verdict=v) for s, v in steps(read_answer(p.output, q).rationale, q)])
-        for test, mode, q, p in rows]
+    rows = [
+        (test, mode, asked[test, p.question_id], p)
+        for test, modes in told.items()
+        for mode, predictions in modes.items()
+        for p in predictions
+    ]
+
+    def steps(rationale, q):
+        return (
+            check(rationale, q).steps
+            if check
+            else [(s.strip(), "") for s in re.findall(r"[^.!?]+[.!?]?", rationale) if s.strip()]
+        )
+
+    return [
+        asdict(p)
+        | dict(
+            test=test,
+            mode=mode,
+            question=prompt_text(q),
+            steps=[
+                dict(sentence=s, verdict=v) for s, v in steps(read_answer(p.output, q).rationale, q)
+            ],
+        )
+        for test, mode, q, p in rows
+    ]
 
 # %% ../nbs/13_experiments.ipynb #b7b3c91c
 class Outcome(NamedTuple):
     "What became of a notebook."
+
     name: str
-    state: str     # done, kept (was finished before) or failed
-    seconds: float = 0.
+    state: str  # done, kept (was finished before) or failed
+    seconds: float = 0.0
     error: str = ""
 
 # %% ../nbs/13_experiments.ipynb #29454879
-def execute(notebook:Path, output:Path, parameters:dict, cwd:Path,
-    kernels=None # manager class of its kernel, e.g. of `forked_kernels`
+def execute(
+    notebook: Path,
+    output: Path,
+    parameters: dict,
+    cwd: Path,
+    kernels=None,  # manager class of its kernel, e.g. of `forked_kernels`
 ) -> Outcome:
     "Run one notebook with papermill; what it lacks or does not know is an error, not a default."
     import papermill
     from jupyter_client import AsyncKernelManager
+
     known = papermill.inspect_notebook(str(notebook))
-    if not known: raise ValueError(f"{notebook.name} has no cell tagged 'parameters'; papermill would ignore what it is given")
+    if not known:
+        raise ValueError(
+            f"{notebook.name} has no cell tagged 'parameters'; papermill would ignore what it is given"
+        )
     if unknown := parameters.keys() - known.keys():
-        raise ValueError(f"{notebook.name} has no parameter {', '.join(map(repr, sorted(unknown)))}; it has {', '.join(known)}")
+        raise ValueError(
+            f"{notebook.name} has no parameter {', '.join(map(repr, sorted(unknown)))}; it has {', '.join(known)}"
+        )
     output.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    try: papermill.execute_notebook(str(notebook), str(output), parameters, resources=dict(metadata=dict(path=str(cwd))), progress_bar=False, kernel_name="python3",
-        kernel_manager_class=kernels or AsyncKernelManager, extra_arguments=["--IPKernelApp.log_level=40"])  # no warning about each kernel's local sockets
-    except papermill.PapermillExecutionError as e: return Outcome(output.stem, "failed", time.perf_counter() - start, f"{e.ename}: {e.evalue}")
-    except RuntimeError as e: return Outcome(output.stem, "failed", time.perf_counter() - start, f"{e}; was there enough memory?")  # the kernel died
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(output),
+            parameters,
+            resources=dict(metadata=dict(path=str(cwd))),
+            progress_bar=False,
+            kernel_name="python3",
+            kernel_manager_class=kernels or AsyncKernelManager,
+            extra_arguments=["--IPKernelApp.log_level=40"],
+        )  # no warning about each kernel's local sockets
+    except papermill.PapermillExecutionError as e:
+        return Outcome(output.stem, "failed", time.perf_counter() - start, f"{e.ename}: {e.evalue}")
+    except RuntimeError as e:
+        return Outcome(
+            output.stem, "failed", time.perf_counter() - start, f"{e}; was there enough memory?"
+        )  # the kernel died
     return Outcome(output.stem, "done", time.perf_counter() - start)
 
 # %% ../nbs/13_experiments.ipynb #151c6470
-def shares(jobs:int, # runs at once; 0 for as many as have cores
-    threads:int=0,   # of a run; 0 for as many as leave none idle
-) -> list[dict[str, str]]: # environment variables, for each job
+def shares(
+    jobs: int,  # runs at once; 0 for as many as have cores
+    threads: int = 0,  # of a run; 0 for as many as leave none idle
+) -> list[dict[str, str]]:  # environment variables, for each job
     "What each of the runs that go side by side may use of the machine: cores, and one of the GPUs named in CUDA_VISIBLE_DEVICES."
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = [g for g in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if g]
-    jobs = jobs or (max(1, cores//threads) if threads else 1)
-    share = dict(OMP_NUM_THREADS=str(threads or max(1, cores//jobs))) if threads or jobs > 1 else {}
-    return [share | (dict(CUDA_VISIBLE_DEVICES=gpus[i % len(gpus)]) if gpus and jobs > 1 else {}) for i in range(jobs)]
+    jobs = jobs or (max(1, cores // threads) if threads else 1)
+    share = (
+        dict(OMP_NUM_THREADS=str(threads or max(1, cores // jobs))) if threads or jobs > 1 else {}
+    )
+    return [
+        share | (dict(CUDA_VISIBLE_DEVICES=gpus[i % len(gpus)]) if gpus and jobs > 1 else {})
+        for i in range(jobs)
+    ]
 
 # %% ../nbs/13_experiments.ipynb #36be6251
-def side_by_side(task, items, places:list): # results of `task(item, place)`, in the order of the items
+def side_by_side(
+    task, items, places: list
+):  # results of `task(item, place)`, in the order of the items
     "Do a task for each item, as many at once as there are places; once interrupted, begin no more."
     free, pool = SimpleQueue(), ThreadPoolExecutor(len(places))
-    for place in places: free.put(place)
+    for place in places:
+        free.put(place)
+
     def at_a_place(item):
         place = free.get()
-        try: return task(item, place)
-        finally: free.put(place)
-    try: yield from pool.map(at_a_place, items)
-    finally: pool.shutdown(wait=False, cancel_futures=True)
+        try:
+            return task(item, place)
+        finally:
+            free.put(place)
+
+    try:
+        yield from pool.map(at_a_place, items)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 # %% ../nbs/13_experiments.ipynb #8c99d217
-NEEDED = ("cot_distill.evaluation", "cot_distill.experiments", "cot_distill.figures", "cot_distill.training", "statsmodels.stats.proportion") # by runs and tables
+NEEDED = (
+    "cot_distill.evaluation",
+    "cot_distill.experiments",
+    "cot_distill.figures",
+    "cot_distill.training",
+    "statsmodels.stats.proportion",
+)  # by runs and tables
 
 # %% ../nbs/13_experiments.ipynb #8260a9fd
-def interleaved(configs:list[RunConfig], jobs:int) -> list[RunConfig]:
+def interleaved(configs: list[RunConfig], jobs: int) -> list[RunConfig]:
     "As many seeds side by side as there are jobs, in the order of their runs."
     seeds, done, place = list(dict.fromkeys(c.seed for c in configs)), Counter(), {}
-    for c in configs: place[c] = seeds.index(c.seed)//jobs, done[c.seed]; done[c.seed] += 1
+    for c in configs:
+        place[c] = seeds.index(c.seed) // jobs, done[c.seed]
+        done[c.seed] += 1
     return sorted(configs, key=place.get)
 
 # %% ../nbs/13_experiments.ipynb #7c5a5865
-def reproduce(artefacts:list[str], profile:Profile, root:Path|None=None, progress:bool=True,
-    jobs:int=0 # runs at once; 0 for as many as the profile's `threads` allow, one without it
+def reproduce(
+    artefacts: list[str],
+    profile: Profile,
+    root: Path | None = None,
+    progress: bool = True,
+    jobs: int = 0,  # runs at once; 0 for as many as the profile's `threads` allow, one without it
 ) -> list[Outcome]:
     "Make artefacts: the runs that are not finished yet, then the notebooks that read them."
     from tqdm import tqdm
+
     from cot_distill.kernels import forked_kernels
+
     root = root or project_root()
-    experiments, folder = root/"nbs"/"experiments", root/"data"/"results"/profile.name
-    run = experiments/"run.ipynb"
+    experiments, folder = root / "nbs" / "experiments", root / "data" / "results" / profile.name
+    run = experiments / "run.ipynb"
     configs = list(dict.fromkeys(c for a in artefacts for c in plan(a, profile)))
-    records = {c: folder/f"{c.name}-{run_key(c, run, profile.hub)}.json" for c in configs}
+    records = {c: folder / f"{c.name}-{run_key(c, run, profile.hub)}.json" for c in configs}
     for record in records.values():
-        if (there := finished(record, profile.takes)) not in (None, record): take_over(there, record)
+        if (there := finished(record, profile.takes)) not in (None, record):
+            take_over(there, record)
     outcomes = [Outcome(c.name, "kept") for c in configs if records[c].exists()]
     todo = [c for c in configs if not records[c].exists()]
-    with ExitStack() as stack, tqdm(total=len(configs), initial=len(outcomes), desc=f"runs [{profile.name}]", unit="run", disable=not progress) as bar:
-        places = [stack.enter_context(forked_kernels(*NEEDED, **share)) for share in shares(jobs, profile.threads)[:max(1, len(todo))]]
+    with (
+        ExitStack() as stack,
+        tqdm(
+            total=len(configs),
+            initial=len(outcomes),
+            desc=f"runs [{profile.name}]",
+            unit="run",
+            disable=not progress,
+        ) as bar,
+    ):
+        places = [
+            stack.enter_context(forked_kernels(*NEEDED, **share))
+            for share in shares(jobs, profile.threads)[: max(1, len(todo))]
+        ]
+
         def make(config, kernels):
             bar.set_postfix_str(config.name.removeprefix(f"{config.benchmark}-"))
-            return execute(run, records[config].with_suffix(".ipynb"), asdict(config) | dict(profile=profile.name, hub=profile.hub), root, kernels)
-        for outcome in side_by_side(make, interleaved(todo, len(places)), places): outcomes.append(outcome); bar.update()
+            return execute(
+                run,
+                records[config].with_suffix(".ipynb"),
+                asdict(config) | dict(profile=profile.name, hub=profile.hub),
+                root,
+                kernels,
+            )
+
+        for outcome in side_by_side(make, interleaved(todo, len(places)), places):
+            outcomes.append(outcome)
+            bar.update()
         bar.close()
         for name in artefacts:  # what measures speed and memory does so in a kernel as it comes
-            outcomes.append(execute(experiments/f"{name}.ipynb", root/"data"/"cache"/"notebooks"/profile.name/f"{name}.ipynb", dict(profile=profile.name), root,
-                None if ARTEFACTS[name].named else places[0]))
+            outcomes.append(
+                execute(
+                    experiments / f"{name}.ipynb",
+                    root / "data" / "cache" / "notebooks" / profile.name / f"{name}.ipynb",
+                    dict(profile=profile.name),
+                    root,
+                    None if ARTEFACTS[name].named else places[0],
+                )
+            )
     return outcomes
 
 # %% ../nbs/13_experiments.ipynb #157edc6e
 import typer
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Distil chain-of-thought reasoning into small models.")
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Distil chain-of-thought reasoning into small models.",
+)
 
 # %% ../nbs/13_experiments.ipynb #2ba4284c
 @app.callback()
-def main(): "Distil chain-of-thought reasoning into small models."
+def main():
+    "Distil chain-of-thought reasoning into small models."
 
 # %% ../nbs/13_experiments.ipynb #e9c77b59
 @app.command("reproduce")
 def reproduce_command(
-    artefacts: list[str] = typer.Argument(None, help="Tables and figures to make; those of the profile if none is named."),
-    profile: str = typer.Option("lab", help="A section of settings.ini: lab, lab-full, colab, paper, …"),
+    artefacts: list[str] = typer.Argument(
+        None, help="Tables and figures to make; those of the profile if none is named."
+    ),
+    profile: str = typer.Option(
+        "lab", help="A section of settings.ini: lab, lab-full, colab, paper, …"
+    ),
     show: bool = typer.Option(False, "--list", help="List the artefacts and stop."),
-    dry_run: bool = typer.Option(False, help="List the runs, finished and to do, with what each would ask its teacher and what that costs, and stop."),
-    jobs: int = typer.Option(0, min=0, help="Runs at once, each with its share of the cores and a GPU of CUDA_VISIBLE_DEVICES; 0 for as many as the profile's threads allow, else one."),
+    dry_run: bool = typer.Option(
+        False,
+        help="List the runs, finished and to do, with what each would ask its teacher and what that costs, and stop.",
+    ),
+    jobs: int = typer.Option(
+        0,
+        min=0,
+        help="Runs at once, each with its share of the cores and a GPU of CUDA_VISIBLE_DEVICES; 0 for as many as the profile's threads allow, else one.",
+    ),
     budget: float = typer.Option(None, help="USD that teachers may cost from now on; a hard stop."),
 ):
     "Make tables and figures, running what they need. Exits with 0 only when all of it exists."
-    if show: return print(*(f"{name:14} {a.title}" for name, a in ARTEFACTS.items()), sep="\n")
+    if show:
+        return print(*(f"{name:14} {a.title}" for name, a in ARTEFACTS.items()), sep="\n")
     try:
-        for name in artefacts or (): check_name("artefact", name, ARTEFACTS)
+        for name in artefacts or ():
+            check_name("artefact", name, ARTEFACTS)
         chosen, root = read_profile(profile), project_root()
-        names = artefacts or chosen.artefacts or [name for name, a in ARTEFACTS.items() if not (a.named or a.lab and chosen.parameters.get("benchmark") in BENCHMARKS)]
-        if dry_run: return print(*dry(names, chosen, root), sep="\n")
-        if budget is not None: os.environ["COT_DISTILL_CEILING"] = str(open_ledger(root).exposure() + budget)  # for every notebook that is run
+        names = (
+            artefacts
+            or chosen.artefacts
+            or [
+                name
+                for name, a in ARTEFACTS.items()
+                if not (a.named or a.lab and chosen.parameters.get("benchmark") in BENCHMARKS)
+            ]
+        )
+        if dry_run:
+            return print(*dry(names, chosen, root), sep="\n")
+        if budget is not None:
+            os.environ["COT_DISTILL_CEILING"] = str(
+                open_ledger(root).exposure() + budget
+            )  # for every notebook that is run
         outcomes = reproduce(names, chosen, root, jobs=jobs)
-    except ValueError as e: raise SystemExit(f"cot-distill: {e}")
-    print(*report(outcomes, root/"figures"/profile, names), sep="\n")
-    missing = [n for n in names if not (root/"figures"/profile/f"{n}.md").exists()]
+    except ValueError as e:
+        raise SystemExit(f"cot-distill: {e}")
+    print(*report(outcomes, root / "figures" / profile, names), sep="\n")
+    missing = [n for n in names if not (root / "figures" / profile / f"{n}.md").exists()]
     raise SystemExit(1 if missing or any(o.state == "failed" for o in outcomes) else 0)
 
 # %% ../nbs/13_experiments.ipynb #bbfae718
-def open_ledger(root:Path): # Ledger
+def open_ledger(root: Path):  # Ledger
     "The ledger of paid completions that all runs share."
     from cot_distill.ledger import Ledger
-    return Ledger(root/"data"/"cache"/"ledger.sqlite")
 
-def quotes(configs:list[RunConfig], hub:str, root:Path) -> list: # of (RunConfig, Quote), for teachers behind a socket
+    return Ledger(root / "data" / "cache" / "ledger.sqlite")
+
+
+def quotes(
+    configs: list[RunConfig], hub: str, root: Path
+) -> list:  # of (RunConfig, Quote), for teachers behind a socket
     "What each run would still ask for and what it would cost; what two runs ask for is counted with the first."
-    paid = [c for c in configs if c.teacher.partition(":")[0] in ("endpoint", "batch", "lab-server")]
+    paid = [
+        c for c in configs if c.teacher.partition(":")[0] in ("endpoint", "batch", "lab-server")
+    ]
     found, seen = [], {}
     for config in paid:
-        data = open_data(config, hub, ledger=root/"data"/"cache"/"ledger.sqlite")
+        data = open_data(config, hub, ledger=root / "data" / "cache" / "ledger.sqlite")
         found.append((config, data.teacher.quote(requests_of(config, data), seen)))
     return found
 
 # %% ../nbs/13_experiments.ipynb #bee49ef0
-def dry(names:list[str], profile:Profile, root:Path) -> list[str]: # lines
+def dry(names: list[str], profile: Profile, root: Path) -> list[str]:  # lines
     "What `reproduce` would do, and what its teacher would cost."
     from cot_distill.ledger import MARGIN, price_of
-    run, folder = root/"nbs"/"experiments"/"run.ipynb", root/"data"/"results"/profile.name
+
+    run, folder = (
+        root / "nbs" / "experiments" / "run.ipynb",
+        root / "data" / "results" / profile.name,
+    )
     configs = list(dict.fromkeys(c for a in names for c in plan(a, profile)))
-    states = {c: finished(folder/f"{c.name}-{run_key(c, run, profile.hub)}.json", profile.takes) is not None for c in configs}
+    states = {
+        c: finished(folder / f"{c.name}-{run_key(c, run, profile.hub)}.json", profile.takes)
+        is not None
+        for c in configs
+    }
     asked = dict(quotes([c for c, done in states.items() if not done], profile.hub, root))
-    lines = [f"{'finished' if done else 'to do':9} {c.name}" + (f"\n{'':9}   {asked[c] if asked[c].prompts else 'asks nothing new'}" if c in asked else "") for c, done in states.items()]
+    lines = [
+        f"{'finished' if done else 'to do':9} {c.name}"
+        + (
+            f"\n{'':9}   {asked[c] if asked[c].prompts else 'asks nothing new'}"
+            if c in asked
+            else ""
+        )
+        for c, done in states.items()
+    ]
     lines.append(f"{sum(states.values())} of {len(states)} runs are finished")
-    if not asked: return lines + ["the teacher costs nothing"]
+    if not asked:
+        return lines + ["the teacher costs nothing"]
     model = next(iter(asked)).teacher.partition(":")[2]
-    how = "counted by the model's own encoding" if (price := price_of(model)) and price.encoding else f"counted by o200k_base with a margin of {MARGIN - 1:.0%}"
-    return lines + [f"in all: {sum(list(asked.values())[1:], list(asked.values())[0])}", f"prompt tokens are {how}" + (f"; prices as of {price.as_of}" if price else "")]
+    how = (
+        "counted by the model's own encoding"
+        if (price := price_of(model)) and price.encoding
+        else f"counted by o200k_base with a margin of {MARGIN - 1:.0%}"
+    )
+    return lines + [
+        f"in all: {sum(list(asked.values())[1:], list(asked.values())[0])}",
+        f"prompt tokens are {how}" + (f"; prices as of {price.as_of}" if price else ""),
+    ]
 
 # %% ../nbs/13_experiments.ipynb #a6616e79
-def report(outcomes:list[Outcome], figures:Path, names:list[str]) -> list[str]: # lines
+def report(outcomes: list[Outcome], figures: Path, names: list[str]) -> list[str]:  # lines
     "What came of it and where to look."
     count = lambda state: sum(o.state == state for o in outcomes)
-    lines = [f"{count('done')} notebooks run, {count('kept')} runs kept from before, {count('failed')} failed"]
+    lines = [
+        f"{count('done')} notebooks run, {count('kept')} runs kept from before, {count('failed')} failed"
+    ]
     lines += [f"  failed: {o.name}: {o.error}" for o in outcomes if o.state == "failed"]
-    made = [f"  {figures.relative_to(figures.parents[1])}/{name}.md" for name in names if (figures/f"{name}.md").exists()]
-    return lines + ["Look at:"]*bool(made) + made
+    made = [
+        f"  {figures.relative_to(figures.parents[1])}/{name}.md"
+        for name in names
+        if (figures / f"{name}.md").exists()
+    ]
+    return lines + ["Look at:"] * bool(made) + made
 
 # %% ../nbs/13_experiments.ipynb #ef09bd47
 @app.command("ledger")
 def ledger_command(
     export: Path = typer.Option(None, help="Write every completion to this parquet file."),
-    load: Path = typer.Option(None, help="Take over the completions of such a file; nothing is paid for them."),
+    load: Path = typer.Option(
+        None, help="Take over the completions of such a file; nothing is paid for them."
+    ),
     last: int = typer.Option(0, help="Show so many of the newest completions."),
 ):
     "What was asked of teachers, what it used and what it cost."
     from cot_distill.ledger import report_lines
+
     try:
         ledger = open_ledger(project_root())
-        if load: print(f"{ledger.load(load):,} completions were new")
+        if load:
+            print(f"{ledger.load(load):,} completions were new")
         print(*report_lines(ledger), sep="\n")
-        if last: print("", ledger.frame(last).to_string(index=False, max_colwidth=60), sep="\n")
-        if export: print(f"written: {ledger.export(export).name}")
-    except ValueError as e: raise SystemExit(f"cot-distill: {e}")
+        if last:
+            print("", ledger.frame(last).to_string(index=False, max_colwidth=60), sep="\n")
+        if export:
+            print(f"written: {ledger.export(export).name}")
+    except ValueError as e:
+        raise SystemExit(f"cot-distill: {e}")
 
 # %% ../nbs/13_experiments.ipynb #6da5207e
-def results_of(artefact:str, profile:str, root:Path|None=None): # DataFrame, one row per run
+def results_of(artefact: str, profile: str, root: Path | None = None):  # DataFrame, one row per run
     "The results of the runs that an artefact consists of, and no others."
     from cot_distill.figures import read_results
+
     root, profile = root or project_root(), read_profile(profile, root)
-    keys = {run_key(c, root/"nbs"/"experiments"/"run.ipynb", profile.hub) for c in plan(artefact, profile)}
-    return read_results(root/"data"/"results"/profile.name, keys)
+    keys = {
+        run_key(c, root / "nbs" / "experiments" / "run.ipynb", profile.hub)
+        for c in plan(artefact, profile)
+    }
+    return read_results(root / "data" / "results" / profile.name, keys)
 
 # %% ../nbs/13_experiments.ipynb #a7e6b3f0
-def compare(better:dict, than:dict, profile:str, measure:str="accuracy", root:Path|None=None): # DataFrame: student, mean, low, high, seeds, n; two `arm`s
+def compare(
+    better: dict, than: dict, profile: str, measure: str = "accuracy", root: Path | None = None
+):  # DataFrame: student, mean, low, high, seeds, n; two `arm`s
     "The paired difference between the runs of two arms, as far as they are finished; empty where no pair is."
     from cot_distill.figures import paired_effect, read_results
+
     root, profile = root or project_root(), read_profile(profile, root)
-    sides = [{run_key(c, root/"nbs"/"experiments"/"run.ipynb", profile.hub) for c in configs_of(a, profile)} for a in (better, than)]
-    try: return paired_effect(*(read_results(root/"data"/"results"/profile.name, keys) for keys in sides), measure)
-    except FileNotFoundError: return paired_effect(None, None, measure)
+    sides = [
+        {
+            run_key(c, root / "nbs" / "experiments" / "run.ipynb", profile.hub)
+            for c in configs_of(a, profile)
+        }
+        for a in (better, than)
+    ]
+    try:
+        return paired_effect(
+            *(read_results(root / "data" / "results" / profile.name, keys) for keys in sides),
+            measure,
+        )
+    except FileNotFoundError:
+        return paired_effect(None, None, measure)

@@ -10,7 +10,9 @@ __all__ = ['METHODS', 'PROPORTIONS', 'SHARES', 'STYLE', 'MARKS', 'Look', 'label'
            'plot_effects', 'plot_doses', 'plot_curves', 'text_box', 'plot_pipeline', 'save_figure']
 
 # %% ../nbs/12_figures.ipynb #3c67669f
-import json, re, warnings
+import json
+import re
+import warnings
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -30,9 +32,11 @@ from .questions import draw
 # %% ../nbs/12_figures.ipynb #99431011
 class Look(NamedTuple):
     "How a method appears in tables and figures."
+
     label: str
     color: str
     marker: str
+
 
 METHODS = {
     "ft": Look("FT", "#999999", "X"),
@@ -52,208 +56,350 @@ METHODS = {
     "counterfactual+multi-view/no-pvc": Look("whole − PVC", "#000000", "2"),
     "counterfactual+multi-view/no-nvc": Look("whole − NVC", "#000000", "1"),
     "counterfactual+multi-view/no-filter": Look("whole − filter", "#000000", "x"),
-    "counterfactual+multi-view/no-token": Look("whole − tokens", "#000000", "+")}
+    "counterfactual+multi-view/no-token": Look("whole − tokens", "#000000", "+"),
+}
 
 # %% ../nbs/12_figures.ipynb #cbc535c5
-def label(column:str, value) -> str:
+def label(column: str, value) -> str:
     "What a reader sees for a value of a column."
-    if column == "method" and value in METHODS: return METHODS[value].label
-    if column == "rationale_language" and value == "en": return "English"
+    if column == "method" and value in METHODS:
+        return METHODS[value].label
+    if column == "rationale_language" and value == "en":
+        return "English"
     return str(value)
 
 # %% ../nbs/12_figures.ipynb #149e4c27
 def read_record(
-    file:Path, # ValueError if it is not the record of a finished run
-) -> tuple[dict, dict]: # configuration; run (the file's stem), key, metrics and environment
+    file: Path,  # ValueError if it is not the record of a finished run
+) -> tuple[dict, dict]:  # configuration; run (the file's stem), key, metrics and environment
     "What was run, and what came out."
     again = f"delete {file} and run `cot-distill reproduce --profile {file.parent.name}` again"
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         config, metrics = dict(record["config"]), dict(record["metrics"])
-        outcome = {"run": file.stem, "key": record["key"], **metrics, "environment": record.get("environment")}
+        outcome = {
+            "run": file.stem,
+            "key": record["key"],
+            **metrics,
+            "environment": record.get("environment"),
+        }
     except (ValueError, KeyError, TypeError) as e:
-        raise ValueError(f"not the record of a finished run ({type(e).__name__}: {e}); {again}") from e
+        raise ValueError(
+            f"not the record of a finished run ({type(e).__name__}: {e}); {again}"
+        ) from e
     both = config.keys() & metrics.keys()
-    if unlike := sorted(k for k in both if config[k] != metrics[k]): raise ValueError(f"{', '.join(unlike)} differs between config and metrics of {file}; rename one")
+    if unlike := sorted(k for k in both if config[k] != metrics[k]):
+        raise ValueError(
+            f"{', '.join(unlike)} differs between config and metrics of {file}; rename one"
+        )
     return config, {k: v for k, v in outcome.items() if k not in both}
 
 # %% ../nbs/12_figures.ipynb #bdbbb9bb
 def read_results(
-    folder:str|Path, # data/results/<profile>; FileNotFoundError if it holds none of the runs
-    keys:list[str]|None=None, # of the runs to read, all if None
-) -> DataFrame: # one row per run
+    folder: str | Path,  # data/results/<profile>; FileNotFoundError if it holds none of the runs
+    keys: list[str] | None = None,  # of the runs to read, all if None
+) -> DataFrame:  # one row per run
     "The finished runs of a folder, in the order of the students, methods and seeds."
     files = sorted(Path(folder).glob("*.json"))
-    if keys is not None: files = [f for f in files if f.stem.rpartition("-")[2] in {k[:8] for k in keys}]
-    if not files: raise FileNotFoundError(f"no finished run {'of those asked for ' if keys else ''}in {folder}; "
-        f"`cot-distill reproduce --profile {Path(folder).name}` makes them")
+    if keys is not None:
+        files = [f for f in files if f.stem.rpartition("-")[2] in {k[:8] for k in keys}]
+    if not files:
+        raise FileNotFoundError(
+            f"no finished run {'of those asked for ' if keys else ''}in {folder}; "
+            f"`cot-distill reproduce --profile {Path(folder).name}` makes them"
+        )
     order = {method: i for i, method in enumerate(METHODS)}
     runs = pd.concat([DataFrame(side) for side in zip(*map(read_record, files))], axis=1)
-    runs["place"] = [(student, order.get(method, len(order))) for student, method in zip(runs.get("student", [""]*len(runs)), runs.method)]
-    return runs.sort_values(["place", "seed"], kind="stable", ignore_index=True).drop(columns="place")
+    runs["place"] = [
+        (student, order.get(method, len(order)))
+        for student, method in zip(runs.get("student", [""] * len(runs)), runs.method)
+    ]
+    return runs.sort_values(["place", "seed"], kind="stable", ignore_index=True).drop(
+        columns="place"
+    )
 
 # %% ../nbs/12_figures.ipynb #1c8a2204
 def read_predictions(
-    folder:str|Path, # data/results/<profile>
-    run:str, # a value of the column `run`
-) -> DataFrame: # one row per question; FileNotFoundError if the run left none
+    folder: str | Path,  # data/results/<profile>
+    run: str,  # a value of the column `run`
+) -> DataFrame:  # one row per question; FileNotFoundError if the run left none
     "Every prediction of one run."
-    file = Path(folder)/f"{run}.parquet"
-    if file.exists(): return pd.read_parquet(file)
-    raise FileNotFoundError(f"no predictions beside {run}.json in {folder}; delete that record and run `cot-distill reproduce` again")
+    file = Path(folder) / f"{run}.parquet"
+    if file.exists():
+        return pd.read_parquet(file)
+    raise FileNotFoundError(
+        f"no predictions beside {run}.json in {folder}; delete that record and run `cot-distill reproduce` again"
+    )
 
 # %% ../nbs/12_figures.ipynb #14042b52
 PROPORTIONS = ("accuracy", "ranked", "ranked_normalized", "faithful")  # of `n` questions
-SHARES = (*PROPORTIONS, "steps_right", "repeats", "native", "unread", "follows_cue", "written_pvc", "written_nvc", "written_mixed")  # between 0 and 1, and so are the ends of their intervals
+SHARES = (
+    *PROPORTIONS,
+    "steps_right",
+    "repeats",
+    "native",
+    "unread",
+    "follows_cue",
+    "written_pvc",
+    "written_nvc",
+    "written_mixed",
+)  # between 0 and 1, and so are the ends of their intervals
 
-def one_per_seed(runs:DataFrame, what:str):
+
+def one_per_seed(runs: DataFrame, what: str):
     "Raise ValueError if a seed occurs twice."
     twice = runs[runs.seed.duplicated(keep=False)]
-    if twice.empty: return
+    if twice.empty:
+        return
     setup = twice.loc[:, :"run"].drop(columns=["seed", "run"])
     differ = [c for c in setup if setup[c].astype(str).nunique() > 1]
-    remedy = f"they differ in {', '.join(differ)}: add it to `by`" if differ else "they repeat one configuration: pass the `keys` of the runs you mean"
+    remedy = (
+        f"they differ in {', '.join(differ)}: add it to `by`"
+        if differ
+        else "they repeat one configuration: pass the `keys` of the runs you mean"
+    )
     raise ValueError(f"seed {twice.seed.iloc[0]} has several runs in the cell {what}; {remedy}")
 
 # %% ../nbs/12_figures.ipynb #36f24977
 def summarise(
-    runs:DataFrame, # of `read_results`, `by_language`
-    by:list[str], # columns that tell the cells apart
-    value:str="accuracy",
-) -> DataFrame: # by..., mean, low, high, seeds, n; ValueError for an unknown column or a repeated seed
+    runs: DataFrame,  # of `read_results`, `by_language`
+    by: list[str],  # columns that tell the cells apart
+    value: str = "accuracy",
+) -> (
+    DataFrame
+):  # by..., mean, low, high, seeds, n; ValueError for an unknown column or a repeated seed
     "Mean and 95% interval of each cell."
     from cot_distill.evaluation import over_seeds, wilson
-    if unknown := [c for c in (*by, value) if c not in runs]: raise ValueError(f"no column {', '.join(unknown)}; there are {', '.join(runs)}")
+
+    if unknown := [c for c in (*by, value) if c not in runs]:
+        raise ValueError(f"no column {', '.join(unknown)}; there are {', '.join(runs)}")
     rows = []
     for names, cell in runs.dropna(subset=[value]).groupby(by, sort=False, dropna=False):
         one_per_seed(cell, ", ".join(map(str, names)))
         estimate, n = over_seeds(cell[value].tolist()), int(cell.n.min())
         low, high = estimate.low, estimate.high
-        if len(cell) == 1 and value in PROPORTIONS: low, high = wilson(round(estimate.mean*n), n)
-        if value in SHARES: low, high = max(low, 0.), min(high, 1.)
+        if len(cell) == 1 and value in PROPORTIONS:
+            low, high = wilson(round(estimate.mean * n), n)
+        if value in SHARES:
+            low, high = max(low, 0.0), min(high, 1.0)
         rows.append((*names, estimate.mean, low, high, len(cell), n))
     return DataFrame(rows, columns=[*by, "mean", "low", "high", "seeds", "n"])
 
 # %% ../nbs/12_figures.ipynb #0abccfc2
 def by_language(
-    runs:DataFrame, # of `read_results`
-) -> DataFrame: # one row per run and language or group: configuration, run, language, accuracy, n
+    runs: DataFrame,  # of `read_results`
+) -> DataFrame:  # one row per run and language or group: configuration, run, language, accuracy, n
     "The accuracy of each run in each language and, where there are several, in each group and on average."
     rows = []
     for setup, scores in zip(runs.loc[:, :"run"].to_dict("records"), runs["by_language"]):
         pools = {code: [code] for code in scores}
         if len(scores) > 1:
-            for group in ("head", "tail"): pools[group] = [c for c in scores if scores[c]["group"] == group]
+            for group in ("head", "tail"):
+                pools[group] = [c for c in scores if scores[c]["group"] == group]
             pools["average"] = [*scores]
         for language, codes in pools.items():
             of = [scores[c] for c in codes]
-            if of: rows.append({**setup, "language": language, "accuracy": sum(s["right"]/s["n"] for s in of)/len(of), "n": sum(s["n"] for s in of)})
+            if of:
+                rows.append(
+                    {
+                        **setup,
+                        "language": language,
+                        "accuracy": sum(s["right"] / s["n"] for s in of) / len(of),
+                        "n": sum(s["n"] for s in of),
+                    }
+                )
     return DataFrame(rows)
 
 # %% ../nbs/12_figures.ipynb #5b0ee0df
 def by_test(
-    runs:DataFrame, # of `read_results`
-) -> DataFrame: # one row per run, test set and mode: configuration, run, test, mode, first (is it the first mode?), accuracy, chance, n, …
+    runs: DataFrame,  # of `read_results`
+) -> DataFrame:  # one row per run, test set and mode: configuration, run, test, mode, first (is it the first mode?), accuracy, chance, n, …
     "What each run scored on each test set in each mode."
-    return DataFrame([{**setup, "test": test, "mode": mode, "first": mode == next(iter(modes)), **{k: v for k, v in scores.items() if k not in ("views", "by_language")},
-        **{f"written_{view}": share for view, share in scores["views"].items()}}
-        for setup, transfer in zip(runs.loc[:, :"run"].to_dict("records"), runs["transfer"]) for test, modes in transfer.items() for mode, scores in modes.items()])
+    return DataFrame(
+        [
+            {
+                **setup,
+                "test": test,
+                "mode": mode,
+                "first": mode == next(iter(modes)),
+                **{k: v for k, v in scores.items() if k not in ("views", "by_language")},
+                **{f"written_{view}": share for view, share in scores["views"].items()},
+            }
+            for setup, transfer in zip(runs.loc[:, :"run"].to_dict("records"), runs["transfer"])
+            for test, modes in transfer.items()
+            for mode, scores in modes.items()
+        ]
+    )
 
 # %% ../nbs/12_figures.ipynb #c92d2c17
 def paired_differences(
-    runs:DataFrame, # of `read_results`, `by_language`
-    baseline:str|dict, # a method, or the columns that mark the baseline's runs, e.g. dict(method="cot", rationale_language="en")
-    by:list[str], # columns that tell the cells apart, the method among them
-    value:str="accuracy",
-) -> DataFrame: # by..., mean, low, high, seeds, n; the baseline is left out
+    runs: DataFrame,  # of `read_results`, `by_language`
+    baseline: str
+    | dict,  # a method, or the columns that mark the baseline's runs, e.g. dict(method="cot", rationale_language="en")
+    by: list[str],  # columns that tell the cells apart, the method among them
+    value: str = "accuracy",
+) -> DataFrame:  # by..., mean, low, high, seeds, n; the baseline is left out
     "Mean difference to the baseline's run of the same seed, with the t interval of the differences."
-    if isinstance(baseline, str): baseline = dict(method=baseline)
+    if isinstance(baseline, str):
+        baseline = dict(method=baseline)
     is_baseline = (runs[list(baseline)] == Series(baseline)).all(axis=1)
     shared = [c for c in by if c not in baseline] + ["seed"]
     pairs = runs[~is_baseline].merge(runs[is_baseline], on=shared, suffixes=("", "_baseline"))
-    if pairs.empty: raise ValueError(f"no run shares {', '.join(shared)} with a run of the baseline {baseline}")
+    if pairs.empty:
+        raise ValueError(f"no run shares {', '.join(shared)} with a run of the baseline {baseline}")
     for one, other, n, n_other in zip(pairs.run, pairs.run_baseline, pairs.n, pairs.n_baseline):
-        if n != n_other: raise ValueError(f"{one} and {other} answered {n} and {n_other} questions; compare runs on the same test set")
-    return summarise(pairs.assign(difference=pairs[value] - pairs[f"{value}_baseline"]), by, "difference")
+        if n != n_other:
+            raise ValueError(
+                f"{one} and {other} answered {n} and {n_other} questions; compare runs on the same test set"
+            )
+    return summarise(
+        pairs.assign(difference=pairs[value] - pairs[f"{value}_baseline"]), by, "difference"
+    )
 
 # %% ../nbs/12_figures.ipynb #b936a655
-def clear_best(cells:DataFrame) -> Series: # of bool; `cells` are one column of the table
+def clear_best(cells: DataFrame) -> Series:  # of bool; `cells` are one column of the table
     "the best of its column, with an interval above every other mean."
     best = cells["mean"].idxmax()
     return (cells.index == best) & (cells.low > cells["mean"].drop(best).max())
 
-def off_zero(cells:DataFrame) -> Series: # of bool
+
+def off_zero(cells: DataFrame) -> Series:  # of bool
     "an interval that excludes zero."
     return (cells.low > 0) | (cells.high < 0)
 
 # %% ../nbs/12_figures.ipynb #d429b2da
-def intervals(cells:DataFrame) -> str:
+def intervals(cells: DataFrame) -> str:
     "What the brackets of a table hold."
     several, parts = cells[cells.seeds > 1], []
     if len(several):
         least, most = several.seeds.min(), several.seeds.max()
         parts.append(f"Student t over {least if least == most else f'{least} to {most}'} seeds")
-    if (cells.low.notna() & (cells.seeds == 1)).any(): parts.append("Wilson where there is one seed")
+    if (cells.low.notna() & (cells.seeds == 1)).any():
+        parts.append("Wilson where there is one seed")
     n = f"{cells.n.min():,}" + (f" to {cells.n.max():,}" if cells.n.max() > cells.n.min() else "")
-    return f"In brackets 95% intervals ({'; '.join(parts)}). " * bool(parts) + f"Test questions per run: {n}."
+    return (
+        f"In brackets 95% intervals ({'; '.join(parts)}). " * bool(parts)
+        + f"Test questions per run: {n}."
+    )
 
 # %% ../nbs/12_figures.ipynb #3ec33aa7
-def bracketed(cells:DataFrame, scale:float, form:str) -> Series: # of str
+def bracketed(cells: DataFrame, scale: float, form: str) -> Series:  # of str
     "Each mean with its interval, where it has one."
-    number = lambda value: f"{value*scale:{form}}".replace("-", "−")
-    return Series([number(mean) + (f" [{number(low)}, {number(high)}]" if pd.notna(low) else "")
-        for mean, low, high in zip(cells["mean"], cells.low, cells.high)], cells.index)
+    number = lambda value: f"{value * scale:{form}}".replace("-", "−")
+    return Series(
+        [
+            number(mean) + (f" [{number(low)}, {number(high)}]" if pd.notna(low) else "")
+            for mean, low, high in zip(cells["mean"], cells.low, cells.high)
+        ],
+        cells.index,
+    )
 
-def spread(cells:DataFrame, text:Series, rows:list[str], columns:str) -> DataFrame: # of str
+
+def spread(cells: DataFrame, text: Series, rows: list[str], columns: str) -> DataFrame:  # of str
     "The texts of the cells, laid out as a table."
-    wide = cells[[*rows, columns]].assign(text=text).set_index([*rows, columns]).text.unstack(sort=False).fillna("–")
-    wide = wide.rename(columns=lambda value: label(columns, value)).rename_axis(columns=None).reset_index()
-    for c in rows: wide[c] = [label(c, value) for value in wide[c]]
+    wide = (
+        cells[[*rows, columns]]
+        .assign(text=text)
+        .set_index([*rows, columns])
+        .text.unstack(sort=False)
+        .fillna("–")
+    )
+    wide = (
+        wide.rename(columns=lambda value: label(columns, value))
+        .rename_axis(columns=None)
+        .reset_index()
+    )
+    for c in rows:
+        wide[c] = [label(c, value) for value in wide[c]]
     return wide.rename(columns={c: c.replace("_", " ") for c in rows})
 
-def latex(text:str) -> str:
+
+def latex(text: str) -> str:
     "With LaTeX's special characters escaped; commands and braces pass."
     return re.sub(r"([&%$#_])", r"\\\1", text).replace("−", "$-$")
 
 # %% ../nbs/12_figures.ipynb #0ee21263
 def write_table(
-    cells:DataFrame, # of `summarise`, `paired_differences`
-    name:str, # of the artefact, e.g. "table_m1"
-    folder:str|Path, # figures/<profile>, made if missing
-    caption:str, # to which what the brackets hold is added
-    rows:list[str], # columns of `cells` that stand at the left
-    columns:str, # the column of `cells` that is spread across
-    bold:Callable|None=clear_best, # column of the table -> which cells; None where higher is not better
-    scale:float=100, # 100 shows a proportion in percent
-    form:str=".1f", # of a number, "+.1f" for differences
-) -> "Markdown": # as a notebook shows it
+    cells: DataFrame,  # of `summarise`, `paired_differences`
+    name: str,  # of the artefact, e.g. "table_m1"
+    folder: str | Path,  # figures/<profile>, made if missing
+    caption: str,  # to which what the brackets hold is added
+    rows: list[str],  # columns of `cells` that stand at the left
+    columns: str,  # the column of `cells` that is spread across
+    bold: Callable
+    | None = clear_best,  # column of the table -> which cells; None where higher is not better
+    scale: float = 100,  # 100 shows a proportion in percent
+    form: str = ".1f",  # of a number, "+.1f" for differences
+) -> "Markdown":  # as a notebook shows it
     "Write the table as `<name>.md`, `<name>.csv` and `<name>.tex`."
     from IPython.display import Markdown
+
     cells = cells.reset_index(drop=True)
     text = bracketed(cells, scale, form)
-    strong = pd.concat([bold(column) for _, column in cells.groupby(columns, sort=False)]).reindex(cells.index) if bold else text.isna()
+    strong = (
+        pd.concat([bold(column) for _, column in cells.groupby(columns, sort=False)]).reindex(
+            cells.index
+        )
+        if bold
+        else text.isna()
+    )
     caption = f"{caption} {intervals(cells)}" + (f" Bold: {bold.__doc__}" if strong.any() else "")
     plain = spread(cells, text.where(~strong, "**" + text + "**"), rows, columns)
-    typeset = spread(cells, text.where(~strong, r"\textbf{" + text + "}"), rows, columns).map(latex).rename(columns=latex)
-    align = ["left"]*len(rows) + ["right"]*(plain.shape[1] - len(rows))
-    written = f"{caption}\n\n{plain.to_markdown(index=False, colalign=align, disable_numparse=True)}\n"
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    (folder/f"{name}.md").write_text(written, encoding="utf-8")
-    cells.to_csv(folder/f"{name}.csv", index=False, lineterminator="\n")
-    (folder/f"{name}.tex").write_text(typeset.to_latex(index=False, escape=False, column_format="".join(a[0] for a in align),
-        caption=latex(caption), label=f"tab:{name}"), encoding="utf-8")
+    typeset = (
+        spread(cells, text.where(~strong, r"\textbf{" + text + "}"), rows, columns)
+        .map(latex)
+        .rename(columns=latex)
+    )
+    align = ["left"] * len(rows) + ["right"] * (plain.shape[1] - len(rows))
+    written = (
+        f"{caption}\n\n{plain.to_markdown(index=False, colalign=align, disable_numparse=True)}\n"
+    )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.md").write_text(written, encoding="utf-8")
+    cells.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+    (folder / f"{name}.tex").write_text(
+        typeset.to_latex(
+            index=False,
+            escape=False,
+            column_format="".join(a[0] for a in align),
+            caption=latex(caption),
+            label=f"tab:{name}",
+        ),
+        encoding="utf-8",
+    )
     return Markdown(written)
 
 # %% ../nbs/12_figures.ipynb #0314b3f9
-STYLE = {"font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8, "legend.fontsize": 8,
-    "legend.frameon": False, "legend.handlelength": 1, "legend.handletextpad": .4, "legend.columnspacing": 1.2,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True,
-    "grid.color": "#dddddd", "grid.linewidth": .6, "lines.markersize": 4.5, "lines.linewidth": 1.2,
-    "figure.constrained_layout.use": True, "figure.dpi": 110, "savefig.dpi": 200, "svg.fonttype": "path", "svg.hashsalt": "cot_distill"}
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "legend.handlelength": 1,
+    "legend.handletextpad": 0.4,
+    "legend.columnspacing": 1.2,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "lines.markersize": 4.5,
+    "lines.linewidth": 1.2,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 110,
+    "savefig.dpi": 200,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "cot_distill",
+}
 
 # %% ../nbs/12_figures.ipynb #77a10981
 class Plot(Figure):
     "A matplotlib figure that a notebook shows by itself, without pyplot's global state; make it within `rc_context(STYLE)`."
+
     def _repr_png_(self):
         file = BytesIO()
         self.savefig(file, metadata={"Software": None})
@@ -261,207 +407,411 @@ class Plot(Figure):
 
 # %% ../nbs/12_figures.ipynb #d5b8ebfc
 def plot_methods(
-    cells:DataFrame, # of `summarise`, `paired_differences`, with a column `method`
-    x:str="language", # the column along the horizontal axis, not the method
-    ylabel:str="accuracy (%)",
-    scale:float=100,
-    reference:float|None=None, # draws a dashed line there: chance level, or 0 for differences
-    size:tuple[float, float]=(7, 2.8), # width and height of a panel in inches
-) -> Plot: # ValueError for a method that METHODS lacks
+    cells: DataFrame,  # of `summarise`, `paired_differences`, with a column `method`
+    x: str = "language",  # the column along the horizontal axis, not the method
+    ylabel: str = "accuracy (%)",
+    scale: float = 100,
+    reference: float | None = None,  # draws a dashed line there: chance level, or 0 for differences
+    size: tuple[float, float] = (7, 2.8),  # width and height of a panel in inches
+) -> Plot:  # ValueError for a method that METHODS lacks
     "Mean and 95% interval of every method, one panel per student; hollow where the rationale is English."
-    if unknown := {*cells.method} - METHODS.keys(): raise ValueError(f"no look for {', '.join(sorted(unknown))}; give it one in METHODS")
+    if unknown := {*cells.method} - METHODS.keys():
+        raise ValueError(f"no look for {', '.join(sorted(unknown))}; give it one in METHODS")
     series = ["method", "rationale_language"] if "rationale_language" in cells else ["method"]
     places = list(cells[x].unique())
-    panels = list(cells.groupby("student", sort=False)) if "student" in cells and x != "student" else [("", cells)]
+    panels = (
+        list(cells.groupby("student", sort=False))
+        if "student" in cells and x != "student"
+        else [("", cells)]
+    )
     with rc_context(STYLE):
-        fig = Plot(figsize=(size[0], size[1]*len(panels)))
+        fig = Plot(figsize=(size[0], size[1] * len(panels)))
         for (student, shown), ax in zip(panels, fig.subplots(len(panels), squeeze=False).flat):
             lines = list(shown.groupby(series, sort=False))
             for i, (names, line) in enumerate(lines):
-                look, shift = METHODS[names[0]], (i - (len(lines) - 1)/2)*.8/len(lines)
-                mean, hollow = line["mean"]*scale, "en" in names[1:]
-                ax.errorbar([places.index(p) + shift for p in line[x]], mean, [(mean - line.low*scale).clip(lower=0), (line.high*scale - mean).clip(lower=0)], fmt=look.marker, color=look.color,
-                    mfc="white" if hollow else None, label=look.label + ", English"*hollow)
-            if reference is not None: ax.axhline(reference*scale, color="#555555", ls="--", lw=.8)
-            ax.set(xticks=range(len(places)), xticklabels=[label(x, p) for p in places], ylabel=ylabel, xlim=(-.5, len(places) - .5))
-            if len(panels) > 1: ax.set_title(student)
-        fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=max(1, int(size[0]//1.75)))
+                look, shift = METHODS[names[0]], (i - (len(lines) - 1) / 2) * 0.8 / len(lines)
+                mean, hollow = line["mean"] * scale, "en" in names[1:]
+                ax.errorbar(
+                    [places.index(p) + shift for p in line[x]],
+                    mean,
+                    [
+                        (mean - line.low * scale).clip(lower=0),
+                        (line.high * scale - mean).clip(lower=0),
+                    ],
+                    fmt=look.marker,
+                    color=look.color,
+                    mfc="white" if hollow else None,
+                    label=look.label + ", English" * hollow,
+                )
+            if reference is not None:
+                ax.axhline(reference * scale, color="#555555", ls="--", lw=0.8)
+            ax.set(
+                xticks=range(len(places)),
+                xticklabels=[label(x, p) for p in places],
+                ylabel=ylabel,
+                xlim=(-0.5, len(places) - 0.5),
+            )
+            if len(panels) > 1:
+                ax.set_title(student)
+        fig.legend(
+            *ax.get_legend_handles_labels(),
+            loc="outside upper center",
+            ncols=max(1, int(size[0] // 1.75)),
+        )
     return fig
 
 # %% ../nbs/12_figures.ipynb #bd6009bf
 def plot_matrix(
-    cells:DataFrame, # of `summarise`
-    rows:list[str], # columns of `cells` that name a row, the benchmark among them
-    columns:str="test",
-    chance:dict={}, # of each column's value; 0 where it is not given
-    scale:float=100,
-    size:tuple[float, float]|None=None, # in inches
+    cells: DataFrame,  # of `summarise`
+    rows: list[str],  # columns of `cells` that name a row, the benchmark among them
+    columns: str = "test",
+    chance: dict = {},  # of each column's value; 0 where it is not given
+    scale: float = 100,
+    size: tuple[float, float] | None = None,  # in inches
 ) -> Plot:
     "Mean and 95% interval of every cell, coloured by its distance to chance."
-    names, places = list(dict.fromkeys(cells[rows].itertuples(index=False, name=None))), list(cells[columns].unique())
+    names, places = (
+        list(dict.fromkeys(cells[rows].itertuples(index=False, name=None))),
+        list(cells[columns].unique()),
+    )
     above = DataFrame(index=range(len(names)), columns=range(len(places)), dtype=float)
     with rc_context(STYLE | {"axes.grid": False}):
-        fig = Plot(figsize=size or (1.6 + 1.05*len(places), .55 + .42*len(names)))
+        fig = Plot(figsize=size or (1.6 + 1.05 * len(places), 0.55 + 0.42 * len(names)))
         ax = fig.subplots()
         for _, cell in cells.iterrows():
             y, x = names.index(tuple(cell[rows])), places.index(cell[columns])
-            above.loc[y, x] = (cell["mean"] - chance.get(cell[columns], 0))*scale
-            ax.text(x, y, bracketed(cell.to_frame().T, scale, ".0f").iloc[0].replace(" [", "\n["), ha="center", va="center", fontsize=7)
-            if cell[columns] == cell.get("benchmark"): ax.add_patch(Rectangle((x - .48, y - .46), .96, .92, fill=False, lw=1.2))
+            above.loc[y, x] = (cell["mean"] - chance.get(cell[columns], 0)) * scale
+            ax.text(
+                x,
+                y,
+                bracketed(cell.to_frame().T, scale, ".0f").iloc[0].replace(" [", "\n["),
+                ha="center",
+                va="center",
+                fontsize=7,
+            )
+            if cell[columns] == cell.get("benchmark"):
+                ax.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, fill=False, lw=1.2))
         reach = max(5, above.abs().max(axis=None))
-        image = ax.imshow(above, cmap="PuOr", vmin=-2*reach, vmax=2*reach, aspect="auto")
-        heads = [label(columns, p) + (f"\nchance {chance[p]*scale:.0f}" if p in chance else "") for p in places]
-        ax.set(xticks=range(len(places)), xticklabels=heads, yticks=range(len(names)), yticklabels=["\n".join(label(r, v) for r, v in zip(rows, name)) for name in names])
+        image = ax.imshow(above, cmap="PuOr", vmin=-2 * reach, vmax=2 * reach, aspect="auto")
+        heads = [
+            label(columns, p) + (f"\nchance {chance[p] * scale:.0f}" if p in chance else "")
+            for p in places
+        ]
+        ax.set(
+            xticks=range(len(places)),
+            xticklabels=heads,
+            yticks=range(len(names)),
+            yticklabels=["\n".join(label(r, v) for r, v in zip(rows, name)) for name in names],
+        )
         ax.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
         ax.spines[:].set_visible(False)
     return fig
 
 # %% ../nbs/12_figures.ipynb #686de61b
 def contrast(
-    first:DataFrame, second:DataFrame, # predictions of two runs on the same questions, one row each
-    each:int=1, # questions of each outcome
-) -> DataFrame: # outcome, its share of all questions, and the columns of both with the suffixes _first and _second
+    first: DataFrame,
+    second: DataFrame,  # predictions of two runs on the same questions, one row each
+    each: int = 1,  # questions of each outcome
+) -> DataFrame:  # outcome, its share of all questions, and the columns of both with the suffixes _first and _second
     "The same questions as two students answered them, by outcome."
     pairs = first.merge(second, on="question_id", suffixes=("_first", "_second"))
-    if len(pairs) != len(first) or len(pairs) != len(second): raise ValueError(f"{len(first)} and {len(second)} predictions share {len(pairs)} questions; compare one mode on one test set")
-    pairs["outcome"] = [{(1, 1): "both right", (1, 0): "only the first right", (0, 1): "only the second right", (0, 0): "both wrong"}[a, b] for a, b in zip(pairs.right_first, pairs.right_second)]
-    pairs["share"] = pairs.groupby("outcome").question_id.transform("size")/len(pairs)
+    if len(pairs) != len(first) or len(pairs) != len(second):
+        raise ValueError(
+            f"{len(first)} and {len(second)} predictions share {len(pairs)} questions; compare one mode on one test set"
+        )
+    pairs["outcome"] = [
+        {
+            (1, 1): "both right",
+            (1, 0): "only the first right",
+            (0, 1): "only the second right",
+            (0, 0): "both wrong",
+        }[a, b]
+        for a, b in zip(pairs.right_first, pairs.right_second)
+    ]
+    pairs["share"] = pairs.groupby("outcome").question_id.transform("size") / len(pairs)
     order = sorted(pairs.index, key=lambda i: draw(pairs.question_id[i], "contrast"))
-    return pairs.loc[order].groupby("outcome", sort=True).head(each).sort_values("outcome", kind="stable", ignore_index=True)
+    return (
+        pairs.loc[order]
+        .groupby("outcome", sort=True)
+        .head(each)
+        .sort_values("outcome", kind="stable", ignore_index=True)
+    )
 
 # %% ../nbs/12_figures.ipynb #0427699d
-MARKS = {"right": ("✓", "#1b7837"), "wrong": ("✗", "#b2182b"), "unsupported": ("?", "#777777"), "": ("·", "#333333")} # of steps; "": nobody checked
+MARKS = {
+    "right": ("✓", "#1b7837"),
+    "wrong": ("✗", "#b2182b"),
+    "unsupported": ("?", "#777777"),
+    "": ("·", "#333333"),
+}  # of steps; "": nobody checked
 
-def ending(pair, side:str) -> str: # `side`: first or second
+
+def ending(pair, side: str) -> str:  # `side`: first or second
     "The option that a rationale ends in."
-    return f"→ {pair[f'predicted_{side}'] if isinstance(pair[f'predicted_{side}'], str) else 'unread'}"
+    return (
+        f"→ {pair[f'predicted_{side}'] if isinstance(pair[f'predicted_{side}'], str) else 'unread'}"
+    )
+
 
 def write_rationales(
-    pairs:DataFrame, # of `contrast`, with the columns question and steps
-    names:tuple[str, str], # of the two students
-    name:str, folder:str|Path, caption:str, # as for `write_table`
+    pairs: DataFrame,  # of `contrast`, with the columns question and steps
+    names: tuple[str, str],  # of the two students
+    name: str,
+    folder: str | Path,
+    caption: str,  # as for `write_table`
 ) -> "Markdown":
     "Write rationales side by side as `<name>.md` and, a row for each step, `<name>.csv`."
     from IPython.display import Markdown
-    told = lambda p, side: "<br>".join([*(f"{MARKS[s['verdict']][0]} {s['sentence']}" for s in p[f"steps_{side}"]), f"**{ending(p, side)}**"])
-    table = DataFrame([{"outcome": f"{p.outcome} ({p.share:.0%})", "question": p.question_first.strip().replace("\n", "<br>") + f"<br>(key: {p.answer_first})", names[0]: told(p, "first"), names[1]: told(p, "second")}
-        for _, p in pairs.iterrows()])
-    steps = [dict(question_id=p.question_id, outcome=p.outcome, share=p.share, student=who, step=i, sentence=s["sentence"], verdict=s["verdict"], predicted=p[f"predicted_{side}"], answer=p.answer_first)
-        for _, p in pairs.iterrows() for who, side in zip(names, ("first", "second")) for i, s in enumerate(p[f"steps_{side}"])]
+
+    told = lambda p, side: "<br>".join(
+        [
+            *(f"{MARKS[s['verdict']][0]} {s['sentence']}" for s in p[f"steps_{side}"]),
+            f"**{ending(p, side)}**",
+        ]
+    )
+    table = DataFrame(
+        [
+            {
+                "outcome": f"{p.outcome} ({p.share:.0%})",
+                "question": p.question_first.strip().replace("\n", "<br>")
+                + f"<br>(key: {p.answer_first})",
+                names[0]: told(p, "first"),
+                names[1]: told(p, "second"),
+            }
+            for _, p in pairs.iterrows()
+        ]
+    )
+    steps = [
+        dict(
+            question_id=p.question_id,
+            outcome=p.outcome,
+            share=p.share,
+            student=who,
+            step=i,
+            sentence=s["sentence"],
+            verdict=s["verdict"],
+            predicted=p[f"predicted_{side}"],
+            answer=p.answer_first,
+        )
+        for _, p in pairs.iterrows()
+        for who, side in zip(names, ("first", "second"))
+        for i, s in enumerate(p[f"steps_{side}"])
+    ]
     written = f"{caption}\n\n{table.map(lambda t: t.replace('|', '/')).to_markdown(index=False)}\n"
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    (folder/f"{name}.md").write_text(written, encoding="utf-8")
-    DataFrame(steps).to_csv(folder/f"{name}.csv", index=False, lineterminator="\n")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.md").write_text(written, encoding="utf-8")
+    DataFrame(steps).to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
     return Markdown(written)
 
 # %% ../nbs/12_figures.ipynb #474ae604
-def plot_rationales(pairs:DataFrame, names:tuple[str, str], width:float=7) -> Plot: # as for `write_rationales`; inches
+def plot_rationales(
+    pairs: DataFrame, names: tuple[str, str], width: float = 7
+) -> Plot:  # as for `write_rationales`; inches
     "Rationales side by side, each step in the colour of its verdict."
     lines = lambda text, chars: wrap(text, chars) or [""]
     blocks = []
     for _, p in pairs.iterrows():
         sides = []
         for side in ("first", "second"):
-            steps = [(line, MARKS[s["verdict"]][1]) for s in p[f"steps_{side}"] for line in lines(f"{MARKS[s['verdict']][0]} {s['sentence']}", int(8.8*width))]
+            steps = [
+                (line, MARKS[s["verdict"]][1])
+                for s in p[f"steps_{side}"]
+                for line in lines(f"{MARKS[s['verdict']][0]} {s['sentence']}", int(8.8 * width))
+            ]
             sides.append([*steps, (ending(p, side), "#000000")])
-        blocks.append((lines(f"{p.question_first.strip()} (key: {p.answer_first}; {p.outcome}: {p.share:.0%} of the questions)".replace("\n", " "), int(17*width)), sides))
+        blocks.append(
+            (
+                lines(
+                    f"{p.question_first.strip()} (key: {p.answer_first}; {p.outcome}: {p.share:.0%} of the questions)".replace(
+                        "\n", " "
+                    ),
+                    int(17 * width),
+                ),
+                sides,
+            )
+        )
     rows = 1.5 + sum(len(head) + max(map(len, sides)) + 1 for head, sides in blocks)
     with rc_context(STYLE):
-        fig = Plot(figsize=(width, .155*rows + .1))
-        at = lambda x, y, text, **look: fig.text(x, 1 - (y + .8)/rows, text, va="baseline", fontsize=7.5, **look)
-        for x, who in zip((.01, .51), names): at(x, 0, who, weight="bold")
+        fig = Plot(figsize=(width, 0.155 * rows + 0.1))
+        at = lambda x, y, text, **look: fig.text(
+            x, 1 - (y + 0.8) / rows, text, va="baseline", fontsize=7.5, **look
+        )
+        for x, who in zip((0.01, 0.51), names):
+            at(x, 0, who, weight="bold")
         y = 1.5
         for head, sides in blocks:
-            for i, line in enumerate(head): at(.01, y + i, line, style="italic")
+            for i, line in enumerate(head):
+                at(0.01, y + i, line, style="italic")
             y += len(head)
-            for x, side in zip((.03, .52), sides):
-                for i, (line, colour) in enumerate(side): at(x, y + i, line, color=colour)
+            for x, side in zip((0.03, 0.52), sides):
+                for i, (line, colour) in enumerate(side):
+                    at(x, y + i, line, color=colour)
             y += max(map(len, sides)) + 1
     return fig
 
 # %% ../nbs/12_figures.ipynb #c1ecedf4
-def measured(runs:DataFrame, # of `read_results`
-    measure:str, # a column, or "column at test set" in the first mode of the run
+def measured(
+    runs: DataFrame,  # of `read_results`
+    measure: str,  # a column, or "column at test set" in the first mode of the run
 ) -> list[float]:
     "One value per run."
     name, _, test = measure.partition(" at ")
-    return runs[name].tolist() if not test else [next(iter(transfer[test].values()))[name] for transfer in runs.transfer]
+    return (
+        runs[name].tolist()
+        if not test
+        else [next(iter(transfer[test].values()))[name] for transfer in runs.transfer]
+    )
 
 # %% ../nbs/12_figures.ipynb #e45d6cee
 def paired_effect(
-    better:DataFrame|None, than:DataFrame|None, # runs of `read_results`; None for no runs
-    measure:str="accuracy",
-) -> DataFrame: # student, mean, low, high, seeds, n, level (mean of the better arm), chance (nan for measures that have none)
+    better: DataFrame | None,
+    than: DataFrame | None,  # runs of `read_results`; None for no runs
+    measure: str = "accuracy",
+) -> DataFrame:  # student, mean, low, high, seeds, n, level (mean of the better arm), chance (nan for measures that have none)
     "Mean difference between runs of the same student and seed."
-    if better is None or than is None: return DataFrame(columns=["student", "mean", "low", "high", "seeds", "n", "level", "chance"])
-    sides = [runs[["student", "seed", "run", "n"]].assign(value=measured(runs, measure)) for runs in (better, than)]
-    pairs = sides[0].merge(sides[1][["student", "seed", "value"]], on=["student", "seed"], suffixes=("", "_other"))
+    if better is None or than is None:
+        return DataFrame(
+            columns=["student", "mean", "low", "high", "seeds", "n", "level", "chance"]
+        )
+    sides = [
+        runs[["student", "seed", "run", "n"]].assign(value=measured(runs, measure))
+        for runs in (better, than)
+    ]
+    pairs = sides[0].merge(
+        sides[1][["student", "seed", "value"]], on=["student", "seed"], suffixes=("", "_other")
+    )
     means = pairs.groupby("student", sort=False)[["value", "value_other"]].mean().max(axis=1)
-    chance = measured(better, measure.replace("accuracy", "chance"))[0] if measure.startswith("accuracy at") and len(pairs) else float("nan")
-    return summarise(pairs.assign(difference=pairs.value - pairs.value_other), ["student"], "difference").assign(level=lambda cells: cells.student.map(means), chance=chance)
+    chance = (
+        measured(better, measure.replace("accuracy", "chance"))[0]
+        if measure.startswith("accuracy at") and len(pairs)
+        else float("nan")
+    )
+    return summarise(
+        pairs.assign(difference=pairs.value - pairs.value_other), ["student"], "difference"
+    ).assign(level=lambda cells: cells.student.map(means), chance=chance)
 
 # %% ../nbs/12_figures.ipynb #324459b0
 def plot_effects(
-    cells:DataFrame, # mean, low, high; `rows` and perhaps `series`
-    rows:str, # column with one name per line of the figure
-    series:str="student", # column told apart by colour
-    xlabel:str="difference (percentage points)", scale:float=100,
-    size:tuple[float, float]|None=None, # width and height in inches; by the number of rows if None
+    cells: DataFrame,  # mean, low, high; `rows` and perhaps `series`
+    rows: str,  # column with one name per line of the figure
+    series: str = "student",  # column told apart by colour
+    xlabel: str = "difference (percentage points)",
+    scale: float = 100,
+    size: tuple[float, float]
+    | None = None,  # width and height in inches; by the number of rows if None
 ) -> Plot:
     "Every difference as a dot with its 95% interval, on a line of its own."
-    names, kinds, colours = [*dict.fromkeys(cells[rows])], [*dict.fromkeys(cells[series])], ["#0072B2", "#D55E00", "#117733", "#882255"]
+    names, kinds, colours = (
+        [*dict.fromkeys(cells[rows])],
+        [*dict.fromkeys(cells[series])],
+        ["#0072B2", "#D55E00", "#117733", "#882255"],
+    )
     with rc_context(STYLE | {"axes.grid.axis": "x"}):
-        fig = Plot(figsize=size or (7, .6 + .2*len(names)))
+        fig = Plot(figsize=size or (7, 0.6 + 0.2 * len(names)))
         ax = fig.subplots()
         for i, kind in enumerate(kinds):
             some = cells[cells[series] == kind]
-            y = [names.index(name) + (i - (len(kinds) - 1)/2)*.3 for name in some[rows]]
-            ax.errorbar(some["mean"]*scale, y, xerr=[(some["mean"] - some.low)*scale, (some.high - some["mean"])*scale], fmt="o", color=colours[i%4], label=str(kind))
-        ax.axvline(0, color="#555555", lw=.8)
-        ax.set(yticks=range(len(names)), yticklabels=names, xlabel=xlabel, ylim=(len(names) - .5, -.5))
-        if len(kinds) > 1: fig.legend(loc="outside upper right", ncols=len(kinds))
+            y = [names.index(name) + (i - (len(kinds) - 1) / 2) * 0.3 for name in some[rows]]
+            ax.errorbar(
+                some["mean"] * scale,
+                y,
+                xerr=[(some["mean"] - some.low) * scale, (some.high - some["mean"]) * scale],
+                fmt="o",
+                color=colours[i % 4],
+                label=str(kind),
+            )
+        ax.axvline(0, color="#555555", lw=0.8)
+        ax.set(
+            yticks=range(len(names)),
+            yticklabels=names,
+            xlabel=xlabel,
+            ylim=(len(names) - 0.5, -0.5),
+        )
+        if len(kinds) > 1:
+            fig.legend(loc="outside upper right", ncols=len(kinds))
     return fig
 
 # %% ../nbs/12_figures.ipynb #5f4ec373
 def plot_doses(
-    panels:list[tuple[str, DataFrame, str, str|None]], # title; cells with mean, low, high; column along x; column told apart by colour, or None
-    ylabel:str="difference (percentage points)", scale:float=100,
-    columns:int=3,
-    reference:float|None=0, # draws a line there
+    panels: list[
+        tuple[str, DataFrame, str, str | None]
+    ],  # title; cells with mean, low, high; column along x; column told apart by colour, or None
+    ylabel: str = "difference (percentage points)",
+    scale: float = 100,
+    columns: int = 3,
+    reference: float | None = 0,  # draws a line there
 ) -> Plot:
     "A difference over the values of a knob, one panel per question; where it crosses zero its sign changes."
-    colours, height = ["#0072B2", "#D55E00", "#117733", "#882255", "#E69F00", "#56B4E9", "#999999"], -(-len(panels)//columns)
+    colours, height = (
+        ["#0072B2", "#D55E00", "#117733", "#882255", "#E69F00", "#56B4E9", "#999999"],
+        -(-len(panels) // columns),
+    )
     number = lambda value: f"{value:g}" if isinstance(value, float) else str(value)
-    named = lambda column, value: label(column, value) if isinstance(value, str) else f"{column} {number(value)}"
+    named = lambda column, value: (
+        label(column, value) if isinstance(value, str) else f"{column} {number(value)}"
+    )
     with rc_context(STYLE):
-        fig = Plot(figsize=(2.4*columns, 2.2*height))
+        fig = Plot(figsize=(2.4 * columns, 2.2 * height))
         axes, keys = fig.subplots(height, columns, squeeze=False).flat, {}
         for (title, cells, x, series), ax in zip(panels, axes):
             places = sorted(dict.fromkeys(cells[x]))
-            for i, (name, line) in enumerate(cells.groupby(series, sort=False) if series else [(None, cells)]):
-                at = [places.index(p) + .08*i for p in line[x]]
-                look = METHODS[name] if series == "method" and name in METHODS else Look("", colours[i%7], "o")
-                ax.errorbar(at, line["mean"]*scale, [(line["mean"] - line.low)*scale, (line.high - line["mean"])*scale], fmt=f"{look.marker}-", color=look.color, label=None if name is None else named(series, name))
-            if reference is not None: ax.axhline(reference, color="#555555", lw=.8)
-            ax.set(xticks=range(len(places)), xticklabels=map(number, places), xlabel=x, title=title)
-            if series: keys[ax] = tuple(cells[series].unique())
-        if len({*keys.values()}) == 1 and len(keys) == len(panels) > 1: fig.legend(*next(iter(keys)).get_legend_handles_labels(), loc="outside upper center", ncols=2*columns)
+            for i, (name, line) in enumerate(
+                cells.groupby(series, sort=False) if series else [(None, cells)]
+            ):
+                at = [places.index(p) + 0.08 * i for p in line[x]]
+                look = (
+                    METHODS[name]
+                    if series == "method" and name in METHODS
+                    else Look("", colours[i % 7], "o")
+                )
+                ax.errorbar(
+                    at,
+                    line["mean"] * scale,
+                    [(line["mean"] - line.low) * scale, (line.high - line["mean"]) * scale],
+                    fmt=f"{look.marker}-",
+                    color=look.color,
+                    label=None if name is None else named(series, name),
+                )
+            if reference is not None:
+                ax.axhline(reference, color="#555555", lw=0.8)
+            ax.set(
+                xticks=range(len(places)), xticklabels=map(number, places), xlabel=x, title=title
+            )
+            if series:
+                keys[ax] = tuple(cells[series].unique())
+        if len({*keys.values()}) == 1 and len(keys) == len(panels) > 1:
+            fig.legend(
+                *next(iter(keys)).get_legend_handles_labels(),
+                loc="outside upper center",
+                ncols=2 * columns,
+            )
         else:
             for ax in keys:
                 low, high = ax.get_ylim()
-                rows = -(-len(keys[ax])//2)
-                ax.set_ylim(low, high + .08*(1 + rows)*(high - low))  # room for the legend
-                ax.legend(loc="upper left", fontsize=6, ncols=2, columnspacing=.8, handlelength=1, handletextpad=.4)
-        for ax in [*axes]: ax.axis("off")
+                rows = -(-len(keys[ax]) // 2)
+                ax.set_ylim(low, high + 0.08 * (1 + rows) * (high - low))  # room for the legend
+                ax.legend(
+                    loc="upper left",
+                    fontsize=6,
+                    ncols=2,
+                    columnspacing=0.8,
+                    handlelength=1,
+                    handletextpad=0.4,
+                )
+        for ax in [*axes]:
+            ax.axis("off")
         fig.supylabel(ylabel, fontsize=8)
     return fig
 
 # %% ../nbs/12_figures.ipynb #25f35e05
 def plot_curves(
-    cells:DataFrame, # mean, low, high, `series` and `x`
-    x:str, series:str, # columns: along the horizontal axis, told apart by colour
-    ylabel:str, scale:float=1,
-    size:tuple[float, float]=(4.5, 2.8), # width and height in inches
+    cells: DataFrame,  # mean, low, high, `series` and `x`
+    x: str,
+    series: str,  # columns: along the horizontal axis, told apart by colour
+    ylabel: str,
+    scale: float = 1,
+    size: tuple[float, float] = (4.5, 2.8),  # width and height in inches
 ) -> Plot:
     "Something that changes over a run, with its interval as a band."
     colours = ["#0072B2", "#D55E00", "#117733", "#882255", "#E69F00", "#56B4E9", "#999999"]
@@ -469,59 +819,121 @@ def plot_curves(
         fig = Plot(figsize=size)
         ax = fig.subplots()
         for i, (name, line) in enumerate(cells.groupby(series, sort=False)):
-            ax.plot(line[x], line["mean"]*scale, color=colours[i%7], label=name)
-            ax.fill_between(line[x].astype(float), line.low*scale, line.high*scale, color=colours[i%7], alpha=.15, lw=0)
-        ax.set(xlabel=x, ylabel=ylabel, xlim=(0, None), ylim=(0, None)); ax.legend()
+            ax.plot(line[x], line["mean"] * scale, color=colours[i % 7], label=name)
+            ax.fill_between(
+                line[x].astype(float),
+                line.low * scale,
+                line.high * scale,
+                color=colours[i % 7],
+                alpha=0.15,
+                lw=0,
+            )
+        ax.set(xlabel=x, ylabel=ylabel, xlim=(0, None), ylim=(0, None))
+        ax.legend()
     return fig
 
 # %% ../nbs/12_figures.ipynb #bf699e44
-def text_box(ax, x:float, y:float, width:float, # of its left upper corner, in the units of the axes; of the box
-    lines:list[str], colour:str="#555555") -> float: # y of its lower edge
+def text_box(
+    ax,
+    x: float,
+    y: float,
+    width: float,  # of its left upper corner, in the units of the axes; of the box
+    lines: list[str],
+    colour: str = "#555555",
+) -> float:  # y of its lower edge
     "A framed text."
-    height = .052*len(lines) + .035
+    height = 0.052 * len(lines) + 0.035
     ax.add_patch(Rectangle((x, y - height), width, height, fill=False, ec=colour, lw=1))
-    ax.text(x + width/2, y - height/2, "\n".join(lines), ha="center", va="center", fontsize=6.5, linespacing=1.25)
+    ax.text(
+        x + width / 2,
+        y - height / 2,
+        "\n".join(lines),
+        ha="center",
+        va="center",
+        fontsize=6.5,
+        linespacing=1.25,
+    )
     return y - height
 
 # %% ../nbs/12_figures.ipynb #94ebc17d
 def plot_pipeline(
-    example, # an `Example` with right and wrong rationales
-    teacher:str, student:str, negative:str="L_{nR}", # how they are called
-    size:tuple[float, float]=(7, 3.2), # width and height in inches
+    example,  # an `Example` with right and wrong rationales
+    teacher: str,
+    student: str,
+    negative: str = "L_{nR}",  # how they are called
+    size: tuple[float, float] = (7, 3.2),  # width and height in inches
 ) -> Plot:
     "From a question through its right and wrong rationales to the two terms of the loss."
-    q, arrow = example.question, dict(arrowstyle="-|>", color="#555555", lw=.9)
-    said = [(t, "✓", "#0072B2") for t in example.positives] + [(t, "✗", "#D55E00") for t in example.negatives]
+    q, arrow = example.question, dict(arrowstyle="-|>", color="#555555", lw=0.9)
+    said = [(t, "✓", "#0072B2") for t in example.positives] + [
+        (t, "✗", "#D55E00") for t in example.negatives
+    ]
     with rc_context(STYLE):
         fig = Plot(figsize=size)
-        ax = fig.subplots(); ax.set(xlim=(0, 1), ylim=(0, 1)); ax.axis("off")
-        for x, head in ((.13, f"question ({q.language})"), (.5, f"rationales of {teacher}"), (.87, f"loss of {student}")): ax.text(x, .96, head, ha="center", weight="bold", fontsize=8)
-        text_box(ax, .01, .72, .24, [*wrap(q.stem, 34), *(f"{'✓' if l == q.answer else '  '} ({l}) {c}" for l, c in q.choices.items())])
-        y, middles = .91, {"✓": [], "✗": []}
+        ax = fig.subplots()
+        ax.set(xlim=(0, 1), ylim=(0, 1))
+        ax.axis("off")
+        for x, head in (
+            (0.13, f"question ({q.language})"),
+            (0.5, f"rationales of {teacher}"),
+            (0.87, f"loss of {student}"),
+        ):
+            ax.text(x, 0.96, head, ha="center", weight="bold", fontsize=8)
+        text_box(
+            ax,
+            0.01,
+            0.72,
+            0.24,
+            [
+                *wrap(q.stem, 34),
+                *(f"{'✓' if l == q.answer else '  '} ({l}) {c}" for l, c in q.choices.items()),
+            ],
+        )
+        y, middles = 0.91, {"✓": [], "✗": []}
         for target, mark, colour in said:
             errors = ", ".join(dict.fromkeys(target.text[a:b] for a, b in target.wrong))
-            low = text_box(ax, .32, y, .37, [*wrap(f"{mark} {target.text} → {q.choices[target.answer]}", 58), *[f"wrong: {errors}"]*bool(errors)], colour)
-            ax.annotate("", (.315, (y + low)/2), (.255, .55), arrowprops=arrow)
-            middles[mark].append((y + low)/2); y = low - .03
-        for mark, formula, colour in (("✓", r"$-\log p(r^+, y\mid x)$", "#0072B2"), ("✗", rf"$+\ \alpha\,{negative}(r^-)$", "#D55E00")):
-            if not middles[mark]: continue
-            middle = sum(middles[mark])/len(middles[mark])
-            text_box(ax, .77, middle + .045, .21, [formula], colour)
-            for m in middles[mark]: ax.annotate("", (.765, middle), (.695, m), arrowprops=arrow)
+            low = text_box(
+                ax,
+                0.32,
+                y,
+                0.37,
+                [
+                    *wrap(f"{mark} {target.text} → {q.choices[target.answer]}", 58),
+                    *[f"wrong: {errors}"] * bool(errors),
+                ],
+                colour,
+            )
+            ax.annotate("", (0.315, (y + low) / 2), (0.255, 0.55), arrowprops=arrow)
+            middles[mark].append((y + low) / 2)
+            y = low - 0.03
+        for mark, formula, colour in (
+            ("✓", r"$-\log p(r^+, y\mid x)$", "#0072B2"),
+            ("✗", rf"$+\ \alpha\,{negative}(r^-)$", "#D55E00"),
+        ):
+            if not middles[mark]:
+                continue
+            middle = sum(middles[mark]) / len(middles[mark])
+            text_box(ax, 0.77, middle + 0.045, 0.21, [formula], colour)
+            for m in middles[mark]:
+                ax.annotate("", (0.765, middle), (0.695, m), arrowprops=arrow)
     return fig
 
 # %% ../nbs/12_figures.ipynb #ddee6959
 def save_figure(
-    fig:Plot,
-    name:str, # of the artefact, e.g. "figure_c5"
-    folder:str|Path, # figures/<profile>, made if missing
-    alt:str, # what the figure shows, for those who cannot see it
+    fig: Plot,
+    name: str,  # of the artefact, e.g. "figure_c5"
+    folder: str | Path,  # figures/<profile>, made if missing
+    alt: str,  # what the figure shows, for those who cannot see it
 ):
     "Write `<name>.svg` and `<name>.png`; ValueError for a character that no font has."
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     with rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("error", "Glyph .* missing from font")
         try:
-            fig.savefig(folder/f"{name}.png", metadata={"Title": alt, "Software": None})
-            fig.savefig(folder/f"{name}.svg", metadata={"Title": alt, "Date": None, "Creator": None})
-        except UserWarning as e: raise ValueError(f"{name}: {e} Add a font that has it to STYLE['font.family']") from e
+            fig.savefig(folder / f"{name}.png", metadata={"Title": alt, "Software": None})
+            fig.savefig(
+                folder / f"{name}.svg", metadata={"Title": alt, "Date": None, "Creator": None}
+            )
+        except UserWarning as e:
+            raise ValueError(f"{name}: {e} Add a font that has it to STYLE['font.family']") from e

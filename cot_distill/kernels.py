@@ -6,7 +6,13 @@
 __all__ = ['asking', 'can_fork', 'serve', 'become_kernel', 'ask', 'ForkedKernel', 'ForkedKernels', 'forked_kernels']
 
 # %% ../nbs/12_kernels.ipynb #ec92be9f
-import atexit, gc, json, os, signal, sys, threading
+import atexit
+import gc
+import json
+import os
+import signal
+import sys
+import threading
 from contextlib import contextmanager
 from importlib import import_module
 from subprocess import PIPE, Popen
@@ -18,33 +24,47 @@ from jupyter_client import AsyncKernelManager
 def can_fork() -> bool:
     "Whether a fork of this process is whole: on Linux, without a second thread or a GPU."
     torch = sys.modules.get("torch")
-    return sys.platform == "linux" and threading.active_count() == 1 and not (torch and torch.cuda.is_available())
+    return (
+        sys.platform == "linux"
+        and threading.active_count() == 1
+        and not (torch and torch.cuda.is_available())
+    )
 
 # %% ../nbs/12_kernels.ipynb #de1b0010
-def serve(*modules:str):
+def serve(*modules: str):
     "Import `modules`, then fork a kernel for each order on standard input, as long as that is safe."
     answers, me = os.fdopen(os.dup(1), "w"), os.getpid()
     os.dup2(2, 1)  # what an import prints is no answer
-    for module in (*modules, "ipykernel.kernelapp"): can_fork() and import_module(module)
+    for module in (*modules, "ipykernel.kernelapp"):
+        can_fork() and import_module(module)
     gc.freeze()
     while can_fork() and (line := sys.stdin.readline()):
-        if isinstance(order := json.loads(line), int): pid, status = os.waitpid(order, os.WNOHANG); answer = os.waitstatus_to_exitcode(status) if pid else None
-        else: answer = os.fork() or answers.close() or become_kernel(me, **order)
+        if isinstance(order := json.loads(line), int):
+            pid, status = os.waitpid(order, os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        else:
+            answer = os.fork() or answers.close() or become_kernel(me, **order)
         print(json.dumps(answer), file=answers, flush=True)
 
 # %% ../nbs/12_kernels.ipynb #3fb441b3
-def become_kernel(parent:int, arguments:list[str], cwd:str, env:dict[str, str]):
+def become_kernel(parent: int, arguments: list[str], cwd: str, env: dict[str, str]):
     "Make a Jupyter kernel of this process, which ends with it."
     from ipykernel.kernelapp import IPKernelApp
-    os.setsid(); os.chdir(cwd); os.environ.clear(); os.environ.update(env)
+
+    os.setsid()
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     IPKernelApp.launch_instance(arguments, parent_handle=parent)
-    atexit._run_exitfuncs(); os._exit(0)
+    atexit._run_exitfuncs()
+    os._exit(0)
 
 # %% ../nbs/12_kernels.ipynb #45d36b10
 asking = threading.Lock()
 
-def ask(server:Popen, order) -> int|None: # OSError or ValueError where the server is gone
+
+def ask(server: Popen, order) -> int | None:  # OSError or ValueError where the server is gone
     "The answer to an order."
     with asking:
         server.stdin.write(json.dumps(order).encode() + b"\n")
@@ -53,40 +73,73 @@ def ask(server:Popen, order) -> int|None: # OSError or ValueError where the serv
 # %% ../nbs/12_kernels.ipynb #ffb615fc
 class ForkedKernel:
     "A kernel forked by `server`, as `subprocess.Popen` would show it."
+
     stdin = stdout = stderr = returncode = None
-    def __init__(self, server:Popen, **order): self.server, self.pid = server, ask(server, order)
-    def poll(self) -> int|None: # exit code
+
+    def __init__(self, server: Popen, **order):
+        self.server, self.pid = server, ask(server, order)
+
+    def poll(self) -> int | None:  # exit code
         if self.returncode is None:
-            try: self.returncode = ask(self.server, self.pid)
-            except (OSError, ValueError): self.returncode = 1  # without its parent it ends
+            try:
+                self.returncode = ask(self.server, self.pid)
+            except (OSError, ValueError):
+                self.returncode = 1  # without its parent it ends
         return self.returncode
+
     wait = poll  # which is called when `poll` has found it ended
-    def send_signal(self, signum:int):
-        if self.returncode is None: os.kill(self.pid, signum)
-    def kill(self): self.send_signal(signal.SIGKILL)
+
+    def send_signal(self, signum: int):
+        if self.returncode is None:
+            os.kill(self.pid, signum)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
 
 # %% ../nbs/12_kernels.ipynb #d5a757c5
 class ForkedKernels(AsyncKernelManager):
     "Starts kernels as forks of `server`, and in the ordinary way where it is gone."
+
     server, env, started = None, {}, []
+
     async def _async_launch_kernel(self, command, cwd=None, env=None, **settings):
         env = env | self.env
-        try: process = ForkedKernel(self.server, arguments=command[command.index("-f"):], cwd=str(cwd or os.getcwd()), env=env)
+        try:
+            process = ForkedKernel(
+                self.server,
+                arguments=command[command.index("-f") :],
+                cwd=str(cwd or os.getcwd()),
+                env=env,
+            )
         except (OSError, ValueError):
-            if self.server.stdin.closed: raise
+            if self.server.stdin.closed:
+                raise
             await super()._async_launch_kernel(command, cwd=cwd, env=env, **settings)
-        else: self.provisioner.process, self.provisioner.pid, self.provisioner.pgid = process, process.pid, process.pid
+        else:
+            self.provisioner.process, self.provisioner.pid, self.provisioner.pgid = (
+                process,
+                process.pid,
+                process.pid,
+            )
         self.started.append(self.provisioner.process)
 
 # %% ../nbs/12_kernels.ipynb #ce3b3d2f
 @contextmanager
-def forked_kernels(*modules:str, **env:str): # gives a class for papermill's and nbclient's `kernel_manager_class`
+def forked_kernels(
+    *modules: str, **env: str
+):  # gives a class for papermill's and nbclient's `kernel_manager_class`
     "Kernels that have imported `modules`, with `env` added to their environment."
     command = [sys.executable, "-c", f"from cot_distill.kernels import serve; serve(*{modules!r})"]
-    seen = dict(MPLBACKEND="module://matplotlib_inline.backend_inline") | os.environ | env  # as a kernel sets it before matplotlib is imported
-    with Popen(command, env=seen, stdin=PIPE, stdout=PIPE, bufsize=0, start_new_session=True) as server:
+    seen = (
+        dict(MPLBACKEND="module://matplotlib_inline.backend_inline") | os.environ | env
+    )  # as a kernel sets it before matplotlib is imported
+    with Popen(
+        command, env=seen, stdin=PIPE, stdout=PIPE, bufsize=0, start_new_session=True
+    ) as server:
         started = []
-        try: yield type("Kernels", (ForkedKernels,), dict(server=server, env=env, started=started))
+        try:
+            yield type("Kernels", (ForkedKernels,), dict(server=server, env=env, started=started))
         finally:
             server.stdin.close()
-            for process in (*started, server): process.kill()
+            for process in (*started, server):
+                process.kill()

@@ -9,7 +9,8 @@ __all__ = ['CHILDREN', 'LEXICON', 'WORDS', 'KINDS', 'ATTRIBUTES', 'WEATHERS', 'P
            'refill', 'choose_target', 'Check']
 
 # %% ../nbs/01_lab.ipynb #a4a4fc6c
-import random, re
+import random
+import re
 from dataclasses import MISSING, dataclass, field, fields
 from hashlib import blake2b
 from html import escape
@@ -29,7 +30,8 @@ CHILDREN = dict(
         Мария Марко Мая Мила Мира Надя Нина Нора Олга Оскар Пабло Петра Рафаел Рита Роза Самир Сара София Тара Виктор""",
     Arabic="""آدا آدم ألبا ألما أمير آنا آريا بيلا بوريس برونو كلارا دانا داريا دافيد ديانا دورا إلينا إلياس إيما فيليكس
         فيليب غالا غريتا هانا هوغو إيدا إيغور إيناس إيرما إيفان يانا كميل كريم كيرا كلاوس ليلى لارا ليو لينا لوكا
-        ماريا ماركو مايا ميلا ميرا ناديا نينا نورا أولغا أوسكار بابلو بترا رافاييل ريتا روزا سمير سارة صوفيا تارا فيكتور""")
+        ماريا ماركو مايا ميلا ميرا ناديا نينا نورا أولغا أوسكار بابلو بترا رافاييل ريتا روزا سمير سارة صوفيا تارا فيكتور""",
+)
 CHILDREN = {script: names.split() for script, names in CHILDREN.items()}
 
 # %% ../nbs/01_lab.ipynb #7852460d
@@ -37,7 +39,9 @@ LEXICON = {}
 
 # %% ../nbs/01_lab.ipynb #00597197
 LEXICON["en"] = dict(
-    script="Latin", kind="animal, instrument, vehicle", attribute="colour, place, price",
+    script="Latin",
+    kind="animal, instrument, vehicle",
+    attribute="colour, place, price",
     animal="goat, cat, dog, horse, rabbit, duck, turtle, parrot",
     instrument="violin, drum, flute, guitar, piano, trumpet, harp, accordion",
     vehicle="bicycle, boat, car, bus, train, tractor, sledge, motorbike",
@@ -49,21 +53,33 @@ LEXICON["en"] = dict(
     says=dict(
         brings=["{child}'s {kind} is the {thing}.", "The {thing} is the {kind} of {child}."],
         beside=["Next to {child} stands {friend}.", "{friend} stands next to {child}."],
-        has=["The {attribute} of the {thing} is {value}.", "{value} is the {attribute} of the {thing}."],
-        shelters=["When {weather}, the shelter of the {thing} is {value}.", "The shelter of the {thing} when {weather} is {value}."],
-        more=["{value} is more than {other}.", "{other} is less than {value}."]),
+        has=[
+            "The {attribute} of the {thing} is {value}.",
+            "{value} is the {attribute} of the {thing}.",
+        ],
+        shelters=[
+            "When {weather}, the shelter of the {thing} is {value}.",
+            "The shelter of the {thing} when {weather} is {value}.",
+        ],
+        more=["{value} is more than {other}.", "{other} is less than {value}."],
+    ),
     denies=dict(
-        has="The {attribute} of the {thing} is not {value}.", more="{value} is not more than {other}.",
-        shelters="When {weather}, the shelter of the {thing} is not {value}."),
+        has="The {attribute} of the {thing} is not {value}.",
+        more="{value} is not more than {other}.",
+        shelters="When {weather}, the shelter of the {thing} is not {value}.",
+    ),
     asks=dict(
         two_hop="What is the {attribute} of {child}'s {kind}?",
         three_hop="What is the {attribute} of the {kind} of the child next to {child}?",
         shelter="{weather.1}. {child} holds {cue}. What is the shelter of {child}'s {kind}?",
-        comparison="Whose {kind} has the higher price, {child}'s or {friend}'s?"))
+        comparison="Whose {kind} has the higher price, {child}'s or {friend}'s?",
+    ),
+)
 
 # %% ../nbs/01_lab.ipynb #03e357ed
 LEXICON["it"] = dict(
-    script="Latin", kind="l'animale|dell'animale, lo strumento|dello strumento, il veicolo|del veicolo",
+    script="Latin",
+    kind="l'animale|dell'animale, lo strumento|dello strumento, il veicolo|del veicolo",
     attribute="il colore, il posto, il prezzo",
     animal="la capra|della capra, il gatto|del gatto, il cane|del cane, il cavallo|del cavallo, il coniglio|del coniglio, l'anatra|dell'anatra, la tartaruga|della tartaruga, il pappagallo|del pappagallo",
     instrument="il violino|del violino, il tamburo|del tamburo, il flauto|del flauto, la chitarra|della chitarra, il pianoforte|del pianoforte, la tromba|della tromba, l'arpa|dell'arpa, la fisarmonica|della fisarmonica",
@@ -77,20 +93,30 @@ LEXICON["it"] = dict(
         brings=["{kind} di {child} è {thing}.", "{thing} è {kind} di {child}."],
         beside=["Accanto a {child} c'è {friend}.", "{friend} è accanto a {child}."],
         has=["{attribute} {thing.1} è {value}.", "{value} è {attribute} {thing.1}."],
-        shelters=["Quando {weather}, il rifugio {thing.1} è {value}.", "Il rifugio {thing.1} quando {weather} è {value}."],
-        more=["{value} sono più di {other}.", "{other} sono meno di {value}."]),
+        shelters=[
+            "Quando {weather}, il rifugio {thing.1} è {value}.",
+            "Il rifugio {thing.1} quando {weather} è {value}.",
+        ],
+        more=["{value} sono più di {other}.", "{other} sono meno di {value}."],
+    ),
     denies=dict(
-        has="{attribute} {thing.1} non è {value}.", more="{value} non sono più di {other}.",
-        shelters="Quando {weather}, il rifugio {thing.1} non è {value}."),
+        has="{attribute} {thing.1} non è {value}.",
+        more="{value} non sono più di {other}.",
+        shelters="Quando {weather}, il rifugio {thing.1} non è {value}.",
+    ),
     asks=dict(
         two_hop="Qual è {attribute} {kind.1} di {child}?",
         three_hop="Qual è {attribute} {kind.1} di chi è accanto a {child}?",
         shelter="{weather.1}. {child} ha in mano {cue}. Qual è il rifugio {kind.1} di {child}?",
-        comparison="Chi ha {kind} dal prezzo più alto, {child} o {friend}?"))
+        comparison="Chi ha {kind} dal prezzo più alto, {child} o {friend}?",
+    ),
+)
 
 # %% ../nbs/01_lab.ipynb #221dda99
 LEXICON["vi"] = dict(
-    script="Latin", kind="con vật, nhạc cụ, phương tiện", attribute="màu, chỗ, giá",
+    script="Latin",
+    kind="con vật, nhạc cụ, phương tiện",
+    attribute="màu, chỗ, giá",
     animal="con dê, con mèo, con chó, con ngựa, con thỏ, con vịt, con rùa, con vẹt",
     instrument="vĩ cầm, trống, sáo, ghi ta, dương cầm, kèn, hạc cầm, phong cầm",
     vehicle="xe đạp, thuyền, ô tô, xe buýt, tàu hỏa, máy kéo, xe trượt, xe máy",
@@ -103,20 +129,29 @@ LEXICON["vi"] = dict(
         brings=["{kind} của {child} là {thing}.", "{thing} là {kind} của {child}."],
         beside=["Bên cạnh {child} là {friend}.", "{friend} đứng bên cạnh {child}."],
         has=["{attribute} của {thing} là {value}.", "{value} là {attribute} của {thing}."],
-        shelters=["Khi {weather}, chỗ trú của {thing} là {value}.", "Chỗ trú của {thing} khi {weather} là {value}."],
-        more=["{value} nhiều hơn {other}.", "{other} ít hơn {value}."]),
+        shelters=[
+            "Khi {weather}, chỗ trú của {thing} là {value}.",
+            "Chỗ trú của {thing} khi {weather} là {value}.",
+        ],
+        more=["{value} nhiều hơn {other}.", "{other} ít hơn {value}."],
+    ),
     denies=dict(
-        has="{attribute} của {thing} không phải là {value}.", more="{value} không nhiều hơn {other}.",
-        shelters="Khi {weather}, chỗ trú của {thing} không phải là {value}."),
+        has="{attribute} của {thing} không phải là {value}.",
+        more="{value} không nhiều hơn {other}.",
+        shelters="Khi {weather}, chỗ trú của {thing} không phải là {value}.",
+    ),
     asks=dict(
         two_hop="{attribute} của {kind} của {child} là gì?",
         three_hop="{attribute} của {kind} của người đứng bên cạnh {child} là gì?",
         shelter="{weather.1}. {child} cầm {cue}. Chỗ trú của {kind} của {child} là gì?",
-        comparison="{kind} của ai có giá cao hơn, của {child} hay của {friend}?"))
+        comparison="{kind} của ai có giá cao hơn, của {child} hay của {friend}?",
+    ),
+)
 
 # %% ../nbs/01_lab.ipynb #cf74bb85
 LEXICON["bg"] = dict(
-    script="Cyrillic", kind="животното|животното, инструментът|инструмента, возилото|возилото",
+    script="Cyrillic",
+    kind="животното|животното, инструментът|инструмента, возилото|возилото",
     attribute="цветът|какъв е цветът, мястото|кое е мястото, цената|каква е цената",
     animal="козата|козата, котката|котката, кучето|кучето, конят|коня, заекът|заека, патицата|патицата, костенурката|костенурката, папагалът|папагала",
     instrument="цигулката|цигулката, барабанът|барабана, флейтата|флейтата, китарата|китарата, пианото|пианото, тромпетът|тромпета, арфата|арфата, акордеонът|акордеона",
@@ -130,20 +165,30 @@ LEXICON["bg"] = dict(
         brings=["{kind} на {child} е {thing}.", "{thing} е {kind} на {child}."],
         beside=["До {child} стои {friend}.", "{friend} стои до {child}."],
         has=["{attribute} на {thing.1} е {value}.", "{value} е {attribute} на {thing.1}."],
-        shelters=["Когато {weather}, подслонът на {thing.1} е {value}.", "Подслонът на {thing.1}, когато {weather}, е {value}."],
-        more=["{value} са повече от {other}.", "{other} са по-малко от {value}."]),
+        shelters=[
+            "Когато {weather}, подслонът на {thing.1} е {value}.",
+            "Подслонът на {thing.1}, когато {weather}, е {value}.",
+        ],
+        more=["{value} са повече от {other}.", "{other} са по-малко от {value}."],
+    ),
     denies=dict(
-        has="{attribute} на {thing.1} не е {value}.", more="{value} не са повече от {other}.",
-        shelters="Когато {weather}, подслонът на {thing.1} не е {value}."),
+        has="{attribute} на {thing.1} не е {value}.",
+        more="{value} не са повече от {other}.",
+        shelters="Когато {weather}, подслонът на {thing.1} не е {value}.",
+    ),
     asks=dict(
         two_hop="{attribute.1} на {kind.1} на {child}?",
         three_hop="{attribute.1} на {kind.1} на детето до {child}?",
         shelter="{weather.1}. {child} държи {cue}. Кой е подслонът на {kind.1} на {child}?",
-        comparison="Кой има {kind.1} с по-високата цена, {child} или {friend}?"))
+        comparison="Кой има {kind.1} с по-високата цена, {child} или {friend}?",
+    ),
+)
 
 # %% ../nbs/01_lab.ipynb #d01695b2
 LEXICON["tr"] = dict(
-    script="Latin", kind="hayvanı|hayvanının, çalgısı|çalgısının, aracı|aracının", attribute="rengi|rengidir, yeri|yeridir, fiyatı|fiyatıdır",
+    script="Latin",
+    kind="hayvanı|hayvanının, çalgısı|çalgısının, aracı|aracının",
+    attribute="rengi|rengidir, yeri|yeridir, fiyatı|fiyatıdır",
     animal="keçi|keçinin, kedi|kedinin, köpek|köpeğin, at|atın, tavşan|tavşanın, ördek|ördeğin, kaplumbağa|kaplumbağanın, papağan|papağanın",
     instrument="keman|kemanın, davul|davulun, flüt|flütün, gitar|gitarın, piyano|piyanonun, trompet|trompetin, arp|arpın, akordeon|akordeonun",
     vehicle="bisiklet|bisikletin, tekne|teknenin, araba|arabanın, otobüs|otobüsün, tren|trenin, traktör|traktörün, kızak|kızağın, motosiklet|motosikletin",
@@ -157,19 +202,26 @@ LEXICON["tr"] = dict(
         beside=["{child.1} yanında {friend} var.", "{friend}, {child.1} yanında."],
         has=["{thing.1} {attribute} {value}.", "{value}, {thing.1} {attribute.1}."],
         shelters=["{weather} {thing.1} barınağı {value}.", "{thing.1} barınağı {weather} {value}."],
-        more=["{value}, {other}dan fazla.", "{other}, {value}dan az."]),
+        more=["{value}, {other}dan fazla.", "{other}, {value}dan az."],
+    ),
     denies=dict(
-        has="{thing.1} {attribute} {value} değil.", more="{value}, {other}dan fazla değil.",
-        shelters="{weather} {thing.1} barınağı {value} değil."),
+        has="{thing.1} {attribute} {value} değil.",
+        more="{value}, {other}dan fazla değil.",
+        shelters="{weather} {thing.1} barınağı {value} değil.",
+    ),
     asks=dict(
         two_hop="{child.1} {kind.1} {attribute} nedir?",
         three_hop="{child.1} yanındaki çocuğun {kind.1} {attribute} nedir?",
         shelter="{weather.1}. {child.1} elinde {cue} var. {child.1} {kind.1} barınağı neresi?",
-        comparison="{child} ile {friend} arasında kimin {kind} daha pahalı?"))
+        comparison="{child} ile {friend} arasında kimin {kind} daha pahalı?",
+    ),
+)
 
 # %% ../nbs/01_lab.ipynb #030ca963
 LEXICON["ar"] = dict(
-    script="Arabic", kind="حيوان|هو, آلة|هي, مركبة|هي", attribute="لون, مكان, سعر",
+    script="Arabic",
+    kind="حيوان|هو, آلة|هي, مركبة|هي",
+    attribute="لون, مكان, سعر",
     animal="الماعز, القط, الكلب, الحصان, الأرنب, البطة, السلحفاة, الببغاء",
     instrument="الكمان, الطبل, الناي, الغيتار, البيانو, البوق, القيثارة, الأكورديون",
     vehicle="الدراجة, القارب, السيارة, الحافلة, القطار, الجرار, الزلاجة, الدراجة النارية",
@@ -182,59 +234,110 @@ LEXICON["ar"] = dict(
         brings=["{kind} {child} {kind.1} {thing}.", "إن {kind} {child} {kind.1} {thing}."],
         beside=["بجانب {child} يوجد {friend}.", "{friend} بجانب {child}."],
         has=["{attribute} {thing} هو {value}.", "إن {attribute} {thing} هو {value}."],
-        shelters=["عندما {weather} فإن مأوى {thing} هو {value}.", "مأوى {thing} عندما {weather} هو {value}."],
-        more=["{value} أكثر من {other}.", "{other} أقل من {value}."]),
+        shelters=[
+            "عندما {weather} فإن مأوى {thing} هو {value}.",
+            "مأوى {thing} عندما {weather} هو {value}.",
+        ],
+        more=["{value} أكثر من {other}.", "{other} أقل من {value}."],
+    ),
     denies=dict(
-        has="{attribute} {thing} ليس {value}.", more="{value} ليست أكثر من {other}.",
-        shelters="عندما {weather} فإن مأوى {thing} ليس {value}."),
+        has="{attribute} {thing} ليس {value}.",
+        more="{value} ليست أكثر من {other}.",
+        shelters="عندما {weather} فإن مأوى {thing} ليس {value}.",
+    ),
     asks=dict(
         two_hop="ما {attribute} {kind} {child}؟",
         three_hop="ما {attribute} {kind} الطفل الذي بجانب {child}؟",
         shelter="{weather.1}. مع {child} {cue}. ما مأوى {kind} {child}؟",
-        comparison="أيهما أغلى، {kind} {child} أم {kind} {friend}؟"))
+        comparison="أيهما أغلى، {kind} {child} أم {kind} {friend}؟",
+    ),
+)
 
 # %% ../nbs/01_lab.ipynb #2604543f
-def turkish_genitive(name:str) -> str: # e.g. "Mira" -> "Mira'nın"
+def turkish_genitive(name: str) -> str:  # e.g. "Mira" -> "Mira'nın"
     "`name` with the genitive suffix that vowel harmony asks for."
     last = [c for c in name.lower() if c in "aeıioöuü"][-1]
     suffix = dict(a="ın", ı="ın", e="in", i="in", o="un", u="un", ö="ün", ü="ün")[last]
     return f"{name}'{'n' if name[-1].lower() in 'aeıioöuü' else ''}{suffix}"
 
 # %% ../nbs/01_lab.ipynb #3cb86998
-WORDS = 8   # of each kind of thing and attribute: the lexicon has eight words everywhere
-KINDS, ATTRIBUTES, WEATHERS = ("animal", "instrument", "vehicle"), ("colour", "place", "price"), ("rain", "snow", "wind", "heat")
+WORDS = 8  # of each kind of thing and attribute: the lexicon has eight words everywhere
+KINDS, ATTRIBUTES, WEATHERS = (
+    ("animal", "instrument", "vehicle"),
+    ("colour", "place", "price"),
+    ("rain", "snow", "wind", "heat"),
+)
 PLACE, PRICE = 1, 2  # attributes
-RELATIONS = dict(brings=("child", "kind", "thing"), beside=("child", "friend"), has=("thing", "attribute", "value"),
-    shelters=("thing", "weather", "value"), more=("value", "other"))
+RELATIONS = dict(
+    brings=("child", "kind", "thing"),
+    beside=("child", "friend"),
+    has=("thing", "attribute", "value"),
+    shelters=("thing", "weather", "value"),
+    more=("value", "other"),
+)
 
 # %% ../nbs/01_lab.ipynb #0fbc4107
-def pattern_parts(pattern:str) -> list[tuple[str, str, int]]: # (text before, slot or "", form)
+def pattern_parts(pattern: str) -> list[tuple[str, str, int]]:  # (text before, slot or "", form)
     "A pattern taken apart at its slots, `{slot}` or `{slot.form}`."
-    return [(text, slot, int(form or 0)) for text, slot, form in re.findall(r"([^{]*)(?:{(\w+)\.?(\d?)})?", pattern) if text or slot]
+    return [
+        (text, slot, int(form or 0))
+        for text, slot, form in re.findall(r"([^{]*)(?:{(\w+)\.?(\d?)})?", pattern)
+        if text or slot
+    ]
 
 # %% ../nbs/01_lab.ipynb #858b3e8e
 class Grammar:
     "How one language says facts, denies them and asks questions."
-    def __init__(self, language:str, # ISO 639-1 code, a key of `LEXICON`
-        children:int=60): # that have a name; beyond 60 they have a second one
+
+    def __init__(
+        self,
+        language: str,  # ISO 639-1 code, a key of `LEXICON`
+        children: int = 60,
+    ):  # that have a name; beyond 60 they have a second one
         check_name("the lab's language", language, LEXICON)
-        lex, words = LEXICON[language], lambda line: [word.strip().split("|") for word in line.split(",")]
+        lex, words = (
+            LEXICON[language],
+            lambda line: [word.strip().split("|") for word in line.split(",")],
+        )
         first = CHILDREN[lex["script"]]
-        names = first[:children] + [f"{a} {b}" for a in first for b in first if a != b][:max(0, children - len(first))]
-        self.language, self.says, self.denies, self.asks = language, lex["says"], lex["denies"], lex["asks"]
-        self.child = self.friend = [[n, turkish_genitive(n)] if language == "tr" else [n] for n in names]
-        self.kind, self.attribute, self.weather, self.cue = (words(lex[slot]) for slot in ("kind", "attribute", "weather", "cue"))
+        names = (
+            first[:children]
+            + [f"{a} {b}" for a in first for b in first if a != b][: max(0, children - len(first))]
+        )
+        self.language, self.says, self.denies, self.asks = (
+            language,
+            lex["says"],
+            lex["denies"],
+            lex["asks"],
+        )
+        self.child = self.friend = [
+            [n, turkish_genitive(n)] if language == "tr" else [n] for n in names
+        ]
+        self.kind, self.attribute, self.weather, self.cue = (
+            words(lex[slot]) for slot in ("kind", "attribute", "weather", "cue")
+        )
         self.thing = [w for kind in KINDS for w in words(lex[kind])]
         self.value = self.other = [w for attribute in ATTRIBUTES for w in words(lex[attribute])]
         self._parts, self._seen = {}, {}
-    def __repr__(self): return f"Grammar({self.language})"
-    def word(self, slot:str, number:int, form:int=0) -> str: # slot: one in the patterns, such as child or value
+
+    def __repr__(self):
+        return f"Grammar({self.language})"
+
+    def word(
+        self, slot: str, number: int, form: int = 0
+    ) -> str:  # slot: one in the patterns, such as child or value
         "The `number`-th word of a slot in one of its forms."
         return getattr(self, slot)[number][form]
-    def fill(self, pattern:str, numbers:dict, foreign:dict={}) -> str: # slot -> number of its word; `foreign`: words instead of those
+
+    def fill(
+        self, pattern: str, numbers: dict, foreign: dict = {}
+    ) -> str:  # slot -> number of its word; `foreign`: words instead of those
         "`pattern` with a word in each slot, every sentence beginning with a capital."
         parts = self._parts.get(pattern) or self._parts.setdefault(pattern, pattern_parts(pattern))
-        text = "".join(before + (foreign.get(slot) or getattr(self, slot)[numbers[slot]][form] if slot else "") for before, slot, form in parts)
+        text = "".join(
+            before + (foreign.get(slot) or getattr(self, slot)[numbers[slot]][form] if slot else "")
+            for before, slot, form in parts
+        )
         return re.sub(r"(?:^|(?<=\. ))\w", lambda m: m[0].upper(), text)
 
 # %% ../nbs/01_lab.ipynb #3ac6e149
@@ -244,22 +347,29 @@ from fastcore.basics import patch
 MASKED = re.escape(canonical("[MASK]"))
 NO_CUE = re.compile(r"(?<=\. )(?:(?!\. ).)*{cue}.*?\. ")  # the sentence that mentions it
 
+
 @patch
-def _regex(self:Grammar, pattern): # and what each group stands for: [(slot, word -> numbers)]
+def _regex(self: Grammar, pattern):  # and what each group stands for: [(slot, word -> numbers)]
     slots, parts = [], []
     for before, slot, form in pattern_parts(pattern):
-        if before.strip(): parts.append(re.escape(canonical(before)))
-        if not slot: continue
-        numbers = {}   # a form may be shared: Arabic's copula is the same for two kinds
-        for i, forms in enumerate(getattr(self, slot)): numbers.setdefault(canonical(forms[form]), set()).add(i)
+        if before.strip():
+            parts.append(re.escape(canonical(before)))
+        if not slot:
+            continue
+        numbers = {}  # a form may be shared: Arabic's copula is the same for two kinds
+        for i, forms in enumerate(getattr(self, slot)):
+            numbers.setdefault(canonical(forms[form]), set()).add(i)
         slots.append((slot, numbers))
-        parts.append("(" + "|".join(map(re.escape, sorted(numbers, key=len, reverse=True))) + f"|{MASKED})")
+        parts.append(
+            "(" + "|".join(map(re.escape, sorted(numbers, key=len, reverse=True))) + f"|{MASKED})"
+        )
     return re.compile(" ?".join(parts)), slots
 
 # %% ../nbs/01_lab.ipynb #061920ce
 @patch
-def _match(self:Grammar, regex, slots, text): # {slot: numbers that fit}, or None
-    if not (m := regex.fullmatch(text)): return None
+def _match(self: Grammar, regex, slots, text):  # {slot: numbers that fit}, or None
+    if not (m := regex.fullmatch(text)):
+        return None
     found = {}
     for (slot, numbers), word in zip(slots, m.groups()):
         fits = numbers.get(word, set(range(len(getattr(self, slot)))))  # anything fits a mask
@@ -268,20 +378,27 @@ def _match(self:Grammar, regex, slots, text): # {slot: numbers that fit}, or Non
 
 # %% ../nbs/01_lab.ipynb #09dfb4ad
 @patch(as_prop=True)
-def _readers(self:Grammar): # [(what, regex, slots)], made when first needed
+def _readers(self: Grammar):  # [(what, regex, slots)], made when first needed
     if "readers" not in self.__dict__:
-        said = [(relation, p) for relation, ps in self.says.items() for p in ps] + [(f"not {relation}", p) for relation, p in self.denies.items()]
+        said = [(relation, p) for relation, ps in self.says.items() for p in ps] + [
+            (f"not {relation}", p) for relation, p in self.denies.items()
+        ]
         self.readers = [(what, *self._regex(p)) for what, p in said]
-        asked = [(family, p) for family, p in self.asks.items()] + [(family, NO_CUE.sub("", p)) for family, p in self.asks.items() if "{cue}" in p]
+        asked = [(family, p) for family, p in self.asks.items()] + [
+            (family, NO_CUE.sub("", p)) for family, p in self.asks.items() if "{cue}" in p
+        ]
         self.askers = [(family, *self._regex(p)) for family, p in asked]
     return self.readers
 
 # %% ../nbs/01_lab.ipynb #e990a714
 @patch
-def read(self:Grammar, sentence:str) -> tuple|None: # e.g. ("has", thing, attribute, value) or ("not has", …)
+def read(
+    self: Grammar, sentence: str
+) -> tuple | None:  # e.g. ("has", thing, attribute, value) or ("not has", …)
     "The fact that a sentence states or denies, or None where it states none."
     text = canonical(sentence)
-    if text in self._seen: return self._seen[text]
+    if text in self._seen:
+        return self._seen[text]
     fact = None
     for what, regex, slots in self._readers:
         found = self._match(regex, slots, text)
@@ -293,36 +410,47 @@ def read(self:Grammar, sentence:str) -> tuple|None: # e.g. ("has", thing, attrib
 # %% ../nbs/01_lab.ipynb #26555a33
 class Meaning(NamedTuple):
     "What a question asks."
-    family: str   # a key of `LEXICON[language]["asks"]`
-    numbers: dict # slot -> number; no cue where none is mentioned
+
+    family: str  # a key of `LEXICON[language]["asks"]`
+    numbers: dict  # slot -> number; no cue where none is mentioned
+
 
 @patch
-def meanings(self:Grammar, stem:str) -> list[Meaning]:
+def meanings(self: Grammar, stem: str) -> list[Meaning]:
     "All that a question could mean; several where words are hidden behind [MASK]."
     self._readers
     text, every = canonical(stem), []
     for family, regex, slots in self.askers:
         if found := self._match(regex, slots, text):
-            every += [Meaning(family, dict(zip(found, numbers))) for numbers in product(*map(sorted, found.values()))]
+            every += [
+                Meaning(family, dict(zip(found, numbers)))
+                for numbers in product(*map(sorted, found.values()))
+            ]
     return every
 
 # %% ../nbs/01_lab.ipynb #f7b587b1
-def draw(*key) -> float: # in [0, 1)
+def draw(*key) -> float:  # in [0, 1)
     "The number that a key draws: the same one in every process and on every machine."
-    return int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest())/2**64
+    return int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest()) / 2**64
+
 
 def stream(*key) -> random.Random:
     "The stream of random numbers of a key."
     return random.Random(int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest()))
 
 # %% ../nbs/01_lab.ipynb #05f06c12
-def confusable(number:int) -> int: # a thing, a value or a child
+def confusable(number: int) -> int:  # a thing, a value or a child
     "The neighbour that a number is mixed up with: 0 and 1, 2 and 3, and so on."
     return number ^ 1
 
 # %% ../nbs/01_lab.ipynb #70f7f6f5
-FAMILIES = dict(two_hop=("brings", "has"), eight=("brings", "has"), three_hop=("beside", "brings", "has"),
-    shelter=("brings", "shelters"), comparison=("brings", "has", "more")) # the relations that settle a question
+FAMILIES = dict(
+    two_hop=("brings", "has"),
+    eight=("brings", "has"),
+    three_hop=("beside", "brings", "has"),
+    shelter=("brings", "shelters"),
+    comparison=("brings", "has", "more"),
+)  # the relations that settle a question
 STYLES = ("paraphrase", "order", "elimination", "extra")
 CUES = ("holds", "reversed", "random", "absent")
 
@@ -330,389 +458,695 @@ CUES = ("holds", "reversed", "random", "absent")
 @dataclass
 class World:
     "The facts of one fair, the questions about them, the teacher who believes most of them, and what a base student has read."
-    seed: int = 0                # everything below is drawn from it
+
+    seed: int = 0  # everything below is drawn from it
     # the questions
-    languages: tuple = ("en", "it", "vi", "bg", "tr") # that questions are asked in
-    head: tuple = ("en", "it", "vi") # of which a base student has read more; the others are the tail
-    families: tuple = ("two_hop",)   # of questions, names in `FAMILIES`
-    children: int = 60           # each has three facts of its own
-    shared: float = 1.0          # share of children about whom every family asks; the others belong to one family each
-    options: int = 4             # per question, where the family does not fix their number
-    test_share: float = 0.35     # of compositions (or of children), held out in every language
-    held_out: str = "composition" # or child: nothing about it is ever asked in training
-    asked: float|dict = 1.0      # share of the training questions that are asked, per language
-    cue: float|None = None       # share of shelter questions whose cue points to the answer; None for no cue at all
+    languages: tuple = ("en", "it", "vi", "bg", "tr")  # that questions are asked in
+    head: tuple = (
+        "en",
+        "it",
+        "vi",
+    )  # of which a base student has read more; the others are the tail
+    families: tuple = ("two_hop",)  # of questions, names in `FAMILIES`
+    children: int = 60  # each has three facts of its own
+    shared: float = (
+        1.0  # share of children about whom every family asks; the others belong to one family each
+    )
+    options: int = 4  # per question, where the family does not fix their number
+    test_share: float = 0.35  # of compositions (or of children), held out in every language
+    held_out: str = "composition"  # or child: nothing about it is ever asked in training
+    asked: float | dict = 1.0  # share of the training questions that are asked, per language
+    cue: float | None = (
+        None  # share of shelter questions whose cue points to the answer; None for no cue at all
+    )
     # what the base student has read
-    coverage: float|dict = field(default_factory=lambda: dict(head=0.8, tail=0.6)) # share of facts, per language
-    private: float = 0.0         # 1: a fact is read in its own language only; 0: in every language alike
-    order: int|dict = 0          # which pattern a language usually speaks in, 0 or 1, per language
-    parallel: float|dict = 1.0   # share of words whose English translation is read, per language
-    noise: float|dict = 0.0      # share of these translations that are wrong, per language
-    switching: float|dict = 1.0  # code-switched sentences, as a share of the others, per language
-    anchors: float|dict = 0.0    # share of training questions that are read beside their English wording, without an answer, per language
+    coverage: float | dict = field(
+        default_factory=lambda: dict(head=0.8, tail=0.6)
+    )  # share of facts, per language
+    private: float = 0.0  # 1: a fact is read in its own language only; 0: in every language alike
+    order: int | dict = 0  # which pattern a language usually speaks in, 0 or 1, per language
+    parallel: float | dict = 1.0  # share of words whose English translation is read, per language
+    noise: float | dict = 0.0  # share of these translations that are wrong, per language
+    switching: float | dict = 1.0  # code-switched sentences, as a share of the others, per language
+    anchors: float | dict = (
+        0.0  # share of training questions that are read beside their English wording, without an answer, per language
+    )
     # the teacher
-    unsure: float|dict = 0.3     # share of facts on which it wavers, per language
+    unsure: float | dict = 0.3  # share of facts on which it wavers, per language
     misconceptions: float = 0.0  # share of facts that it gets wrong every time, in every language
-    common: float = 0.0          # share of these misconceptions that the base student has read as well
-    styles: tuple = ("paraphrase",) # ways in which sampled rationales differ, names in `STYLES`
-    wavers: bool = True          # do samples toss their own coins? else all follow the greedy one's beliefs
+    common: float = 0.0  # share of these misconceptions that the base student has read as well
+    styles: tuple = ("paraphrase",)  # ways in which sampled rationales differ, names in `STYLES`
+    wavers: bool = True  # do samples toss their own coins? else all follow the greedy one's beliefs
+
     def __post_init__(self):
-        if why := self.fault(): raise ValueError(why)
+        if why := self.fault():
+            raise ValueError(why)
         self.grammar = {language: Grammar(language, self.children) for language in LEXICON}
         self.truth, self._said, self._meant = self.draw_facts(), {}, {}
+
     def __repr__(self):
-        changed = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.name == "seed" or getattr(self, f.name) != (f.default_factory() if f.default is MISSING else f.default)]
+        changed = [
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in fields(self)
+            if f.name == "seed"
+            or getattr(self, f.name) != (f.default_factory() if f.default is MISSING else f.default)
+        ]
         return f"World({', '.join(changed)})"
 
 # %% ../nbs/01_lab.ipynb #8f28503f
 @patch
-def of(self:World, knob:str, language:str) -> float:
+def of(self: World, knob: str, language: str) -> float:
     "A knob that is set per language, for one language."
     value = getattr(self, knob)
-    return value.get(language, value.get(self.group_of(language), 0)) if isinstance(value, dict) else value
+    return (
+        value.get(language, value.get(self.group_of(language), 0))
+        if isinstance(value, dict)
+        else value
+    )
+
 
 @patch(as_prop=True)
-def name(self:World) -> str: return f"lab{self.seed}"
+def name(self: World) -> str:
+    return f"lab{self.seed}"
+
 
 @patch
-def group_of(self:World, language:str) -> str: return "head" if language in self.head else "tail"
+def group_of(self: World, language: str) -> str:
+    return "head" if language in self.head else "tail"
 
 # %% ../nbs/01_lab.ipynb #e9e16fa0
 @patch
-def fault(self:World) -> str|None:
+def fault(self: World) -> str | None:
     "What is wrong with the knobs, with the remedy; None when nothing is."
-    for knob, names in dict(languages=LEXICON, head=LEXICON, families=FAMILIES, styles=STYLES).items():
-        for name in getattr(self, knob): check_name(knob, name, names)
-    for knob in ("shared", "test_share", "asked", "cue", "coverage", "private", "parallel", "noise", "switching", "anchors", "unsure", "misconceptions", "common"):
-        value, limit = getattr(self, knob), " and below 1" if knob == "test_share" else " and at most 1"
+    for knob, names in dict(
+        languages=LEXICON, head=LEXICON, families=FAMILIES, styles=STYLES
+    ).items():
+        for name in getattr(self, knob):
+            check_name(knob, name, names)
+    for knob in (
+        "shared",
+        "test_share",
+        "asked",
+        "cue",
+        "coverage",
+        "private",
+        "parallel",
+        "noise",
+        "switching",
+        "anchors",
+        "unsure",
+        "misconceptions",
+        "common",
+    ):
+        value, limit = (
+            getattr(self, knob),
+            " and below 1" if knob == "test_share" else " and at most 1",
+        )
         for share in value.values() if isinstance(value, dict) else (value,):
-            if share is not None and not (0 <= share <= 1 - (knob == "test_share")*1e-9): return f"{knob}={share}: choose a share of at least 0{limit}"
-        for key in value if isinstance(value, dict) else (): check_name(f"{knob}: language or group", key, (*LEXICON, "head", "tail"))
-    if not self.languages or not self.families: return "languages and families need at least one name each"
-    if not 2 <= self.options <= WORDS: return f"options={self.options}: choose from 2 to {WORDS}, the number of values of an attribute"
-    most = len(CHILDREN["Latin"])**2
-    if self.children % 2 or not 4 <= self.children <= most: return f"children={self.children}: choose an even number from 4 to {most:,}, since each is confusable with one other"
-    if self.held_out not in ("composition", "child"): return f"held_out={self.held_out!r}: choose composition or child"
+            if share is not None and not (0 <= share <= 1 - (knob == "test_share") * 1e-9):
+                return f"{knob}={share}: choose a share of at least 0{limit}"
+        for key in value if isinstance(value, dict) else ():
+            check_name(f"{knob}: language or group", key, (*LEXICON, "head", "tail"))
+    if not self.languages or not self.families:
+        return "languages and families need at least one name each"
+    if not 2 <= self.options <= WORDS:
+        return f"options={self.options}: choose from 2 to {WORDS}, the number of values of an attribute"
+    most = len(CHILDREN["Latin"]) ** 2
+    if self.children % 2 or not 4 <= self.children <= most:
+        return f"children={self.children}: choose an even number from 4 to {most:,}, since each is confusable with one other"
+    if self.held_out not in ("composition", "child"):
+        return f"held_out={self.held_out!r}: choose composition or child"
 
 # %% ../nbs/01_lab.ipynb #3b22e49f
 @patch
-def draw_facts(self:World) -> dict: # (relation, ...) -> object
+def draw_facts(self: World) -> dict:  # (relation, ...) -> object
     "All that is true, whichever families ask about it."
     rng, truth = stream("facts", self.seed), {}
-    for c, k in product(range(self.children), range(3)): truth["brings", c, k] = k*WORDS + rng.randrange(WORDS)
-    for thing, a in product(range(0, 3*WORDS, 2), range(3)):
-        pairs = rng.sample(range(WORDS//2), 2)  # of confusable values
-        for t, pair in zip((thing, confusable(thing)), pairs): truth["has", t, a] = a*WORDS + 2*pair + rng.randrange(2)
-    for thing in range(0, 3*WORDS, 2):          # four weathers, four pairs of places; the neighbour has the same ones in another order
-        pairs, shift = rng.sample(range(WORDS//2), WORDS//2), rng.randrange(1, 4)
+    for c, k in product(range(self.children), range(3)):
+        truth["brings", c, k] = k * WORDS + rng.randrange(WORDS)
+    for thing, a in product(range(0, 3 * WORDS, 2), range(3)):
+        pairs = rng.sample(range(WORDS // 2), 2)  # of confusable values
+        for t, pair in zip((thing, confusable(thing)), pairs):
+            truth["has", t, a] = a * WORDS + 2 * pair + rng.randrange(2)
+    for thing in range(
+        0, 3 * WORDS, 2
+    ):  # four weathers, four pairs of places; the neighbour has the same ones in another order
+        pairs, shift = rng.sample(range(WORDS // 2), WORDS // 2), rng.randrange(1, 4)
         for t, w in product((thing, confusable(thing)), range(4)):
-            truth["shelters", t, w] = PLACE*WORDS + 2*pairs[(w + shift*(t != thing))%4] + rng.randrange(2)
+            truth["shelters", t, w] = (
+                PLACE * WORDS + 2 * pairs[(w + shift * (t != thing)) % 4] + rng.randrange(2)
+            )
     ring = rng.sample(range(self.children), self.children)
     return truth | {("beside", a): b for a, b in zip(ring, ring[1:] + ring[:1])}
 
 # %% ../nbs/01_lab.ipynb #2ca3b85d
 @patch
-def facts(self:World) -> list[tuple]: # e.g. ("has", thing, attribute, value)
+def facts(self: World) -> list[tuple]:  # e.g. ("has", thing, attribute, value)
     "All that is true and that its families ask about."
     known = {relation for family in self.families for relation in FAMILIES[family]}
-    prices = range(PRICE*WORDS, (PRICE + 1)*WORDS)
-    return [(*key, value) for key, value in self.truth.items() if key[0] in known] + [("more", a, b) for a, b in product(prices, prices) if a > b and "more" in known]
+    prices = range(PRICE * WORDS, (PRICE + 1) * WORDS)
+    return [(*key, value) for key, value in self.truth.items() if key[0] in known] + [
+        ("more", a, b) for a, b in product(prices, prices) if a > b and "more" in known
+    ]
+
 
 @patch
-def holds(self:World, fact:tuple) -> bool: # a fact as `Grammar.read` gives it
+def holds(self: World, fact: tuple) -> bool:  # a fact as `Grammar.read` gives it
     "Is it true?"
-    if fact[0].startswith("not "): return not self.holds((fact[0][4:], *fact[1:]))
-    if fact[0] == "more": return fact[1] > fact[2] >= PRICE*WORDS
+    if fact[0].startswith("not "):
+        return not self.holds((fact[0][4:], *fact[1:]))
+    if fact[0] == "more":
+        return fact[1] > fact[2] >= PRICE * WORDS
     return self.truth.get(fact[:-1]) == fact[-1]
 
 # %% ../nbs/01_lab.ipynb #f04d93ef
 @patch
-def say(self:World, fact:tuple, language:str, pattern:int=0) -> str: # `pattern` 1 is the language's other way to say it
+def say(
+    self: World, fact: tuple, language: str, pattern: int = 0
+) -> str:  # `pattern` 1 is the language's other way to say it
     "`fact` as a sentence."
-    if (sentence := self._said.get((fact, language, pattern))) is not None: return sentence
+    if (sentence := self._said.get((fact, language, pattern))) is not None:
+        return sentence
     grammar, relation = self.grammar[language], fact[0].removeprefix("not ")
-    form = grammar.denies[relation] if fact[0] != relation else grammar.says[relation][pattern ^ int(self.of("order", language))]
-    return self._said.setdefault((fact, language, pattern), grammar.fill(form, dict(zip(RELATIONS[relation], fact[1:]))))
+    form = (
+        grammar.denies[relation]
+        if fact[0] != relation
+        else grammar.says[relation][pattern ^ int(self.of("order", language))]
+    )
+    return self._said.setdefault(
+        (fact, language, pattern), grammar.fill(form, dict(zip(RELATIONS[relation], fact[1:])))
+    )
 
 # %% ../nbs/01_lab.ipynb #4bb718b4
-def read_knob(text:str, kind:type) -> object: # the value, of the kind that the knob has
+def read_knob(text: str, kind: type) -> object:  # the value, of the kind that the knob has
     "One knob's text: a number, names joined by commas, or name:number pairs joined by commas."
     number = lambda t: float(t) if kind is float or not re.fullmatch(r"-?\d+", t) else int(t)
-    if kind is tuple: return tuple(filter(None, text.split(",")))
-    if ":" in text: return {name: number(value) for name, _, value in (pair.partition(":") for pair in text.split(","))}
-    return text if kind is str else {"yes": True, "no": False, "none": None}[text] if text in ("yes", "no", "none") else number(text)
+    if kind is tuple:
+        return tuple(filter(None, text.split(",")))
+    if ":" in text:
+        return {
+            name: number(value)
+            for name, _, value in (pair.partition(":") for pair in text.split(","))
+        }
+    return (
+        text
+        if kind is str
+        else {"yes": True, "no": False, "none": None}[text]
+        if text in ("yes", "no", "none")
+        else number(text)
+    )
 
 # %% ../nbs/01_lab.ipynb #544036a9
 @patch(cls_method=True)
-def of_text(cls:World, knobs:str, # e.g. "families=shelter cue=0.9 coverage=head:0.9,tail:0.5"
-    **more) -> World: # ValueError names the knob at fault
+def of_text(
+    cls: World,
+    knobs: str,  # e.g. "families=shelter cue=0.9 coverage=head:0.9,tail:0.5"
+    **more,
+) -> World:  # ValueError names the knob at fault
     "The world that a line of settings describes."
-    defaults = {f.name: f.default if type(f.default) in (int, float, bool, str, tuple) else 0.0 for f in fields(cls)}
+    defaults = {
+        f.name: f.default if type(f.default) in (int, float, bool, str, tuple) else 0.0
+        for f in fields(cls)
+    }
     settings = {}
     for setting in knobs.split():
         knob, _, value = setting.partition("=")
         check_name("knob", knob, defaults)
-        try: settings[knob] = read_knob(value, type(defaults[knob]))
-        except (ValueError, KeyError): raise ValueError(f"knob {setting!r}: {value!r} cannot be read; its default is {defaults[knob]!r}") from None
+        try:
+            settings[knob] = read_knob(value, type(defaults[knob]))
+        except (ValueError, KeyError):
+            raise ValueError(
+                f"knob {setting!r}: {value!r} cannot be read; its default is {defaults[knob]!r}"
+            ) from None
     return cls(**settings | more)
 
 # %% ../nbs/01_lab.ipynb #2adbf728
-KEYS = dict.fromkeys(("two_hop", "three_hop", "eight"), ("child", "kind", "attribute")) | dict(shelter=("child", "kind", "weather"), comparison=("child", "friend", "kind"))
+KEYS = dict.fromkeys(("two_hop", "three_hop", "eight"), ("child", "kind", "attribute")) | dict(
+    shelter=("child", "kind", "weather"), comparison=("child", "friend", "kind")
+)
+
 
 @patch
-def cast(self:World, family:str) -> set[int]:
+def cast(self: World, family: str) -> set[int]:
     "The children about whom a family asks."
     everyone = stream("cast", self.seed).sample(range(self.children), self.children)
-    rest = everyone[(common := round(self.shared*self.children)):]
-    return {*everyone[:common], *rest[self.families.index(family)::len(self.families)]}
+    rest = everyone[(common := round(self.shared * self.children)) :]
+    return {*everyone[:common], *rest[self.families.index(family) :: len(self.families)]}
 
 # %% ../nbs/01_lab.ipynb #f1ebd7a4
 @patch
-def pairs(self:World, child:int, kind:int, n:int=3) -> list[int]:
+def pairs(self: World, child: int, kind: int, n: int = 3) -> list[int]:
     "Children with whose thing of that kind the one of `child` can be compared: its price is another."
     price = lambda c: self.truth["has", self.truth["brings", c, kind], PRICE]
-    others = stream("pairs", self.seed, child, kind).sample(range(self.children), min(4*n, self.children))
+    others = stream("pairs", self.seed, child, kind).sample(
+        range(self.children), min(4 * n, self.children)
+    )
     return [other for other in others if price(other) != price(child)][:n]
 
 # %% ../nbs/01_lab.ipynb #aa8fc776
 @patch
-def compositions(self:World, split:str, family:str="two_hop") -> list[tuple]: # numbers for the slots in `KEYS`
+def compositions(
+    self: World, split: str, family: str = "two_hop"
+) -> list[tuple]:  # numbers for the slots in `KEYS`
     "What a family asks about in `split`, train or test."
     check_name("the lab's split", split, ("train", "test"))
     check_name("family", family, self.families)
     every = list(product(range(self.children), range(3), range(4 if family == "shelter" else 3)))
-    if family == "comparison": every = [(c, other, k) for c, k in product(range(self.children), range(3)) for other in self.pairs(c, k)]
+    if family == "comparison":
+        every = [
+            (c, other, k)
+            for c, k in product(range(self.children), range(3))
+            for other in self.pairs(c, k)
+        ]
     whole = [(c,) for c in range(self.children)] if self.held_out == "child" else every
-    held = set(sorted(whole, key=lambda key: draw("held out", self.seed, KEYS[family][:len(key)], key))[:round(self.test_share*len(whole))])
+    held = set(
+        sorted(whole, key=lambda key: draw("held out", self.seed, KEYS[family][: len(key)], key))[
+            : round(self.test_share * len(whole))
+        ]
+    )
     cast = self.cast(family)
     seen = lambda key: cast.issuperset(key[:2] if family == "comparison" else key[:1])
-    mixed = lambda key: split == "train" and family == "comparison" and key[1:2] in held  # a held-out child beside another one
-    return [key for key in every if (key[:len(whole[0])] in held) == (split == "test") and seen(key) and not mixed(key)]
+    mixed = lambda key: (
+        split == "train" and family == "comparison" and key[1:2] in held
+    )  # a held-out child beside another one
+    return [
+        key
+        for key in every
+        if (key[: len(whole[0])] in held) == (split == "test") and seen(key) and not mixed(key)
+    ]
 
 # %% ../nbs/01_lab.ipynb #5286e492
 @patch
-def reason(self:World, meaning:Meaning, know, # (relation, *numbers) -> object
-          ) -> tuple[list, int|None]: # facts in the order of the argument, number of the answer (a value or a child)
+def reason(
+    self: World,
+    meaning: Meaning,
+    know,  # (relation, *numbers) -> object
+) -> tuple[
+    list, int | None
+]:  # facts in the order of the argument, number of the answer (a value or a child)
     "The facts that settle a question, and the answer they lead to."
     facts, n = [], meaning.numbers
-    def step(*key): facts.append((*key, know(*key))); return facts[-1][-1]
+
+    def step(*key):
+        facts.append((*key, know(*key)))
+        return facts[-1][-1]
+
     if meaning.family == "comparison":
-        one, other = (step("has", step("brings", child, n["kind"]), PRICE) for child in (n["child"], n["friend"]))
-        if one == other: return facts, None
+        one, other = (
+            step("has", step("brings", child, n["kind"]), PRICE)
+            for child in (n["child"], n["friend"])
+        )
+        if one == other:
+            return facts, None
         facts.append(("more", max(one, other), min(one, other)))
         return facts, n["child"] if one > other else n["friend"]
-    thing = step("brings", step("beside", n["child"]) if meaning.family == "three_hop" else n["child"], n["kind"])
-    return facts, step("shelters", thing, n["weather"]) if meaning.family == "shelter" else step("has", thing, n["attribute"])
+    thing = step(
+        "brings",
+        step("beside", n["child"]) if meaning.family == "three_hop" else n["child"],
+        n["kind"],
+    )
+    return facts, step("shelters", thing, n["weather"]) if meaning.family == "shelter" else step(
+        "has", thing, n["attribute"]
+    )
+
 
 @patch
-def know(self:World, *key) -> int: return self.truth[key]
+def know(self: World, *key) -> int:
+    return self.truth[key]
 
 # %% ../nbs/01_lab.ipynb #eb39d702
 @patch
-def offer(self:World, family:str, fact:tuple, rng) -> list[int]: # values, the right one first; `fact`: the last step
+def offer(
+    self: World, family: str, fact: tuple, rng
+) -> list[int]:  # values, the right one first; `fact`: the last step
     "The options of a question."
     relation, thing, key, answer = fact
     likely = [answer, self.truth[relation, confusable(thing), key], confusable(answer)]
-    if relation == "shelters": likely.append(self.truth[relation, thing, (key + rng.randrange(1, 4))%4])
-    others = [v for v in range(answer//WORDS*WORDS, (answer//WORDS + 1)*WORDS) if v not in likely]
-    return (list(dict.fromkeys(likely)) + rng.sample(others, len(others)))[:WORDS if family == "eight" else self.options]
+    if relation == "shelters":
+        likely.append(self.truth[relation, thing, (key + rng.randrange(1, 4)) % 4])
+    others = [
+        v for v in range(answer // WORDS * WORDS, (answer // WORDS + 1) * WORDS) if v not in likely
+    ]
+    return (list(dict.fromkeys(likely)) + rng.sample(others, len(others)))[
+        : WORDS if family == "eight" else self.options
+    ]
 
 # %% ../nbs/01_lab.ipynb #36fca78e
 @patch
-def stem(self:World, meaning:Meaning, language:str) -> str:
+def stem(self: World, meaning: Meaning, language: str) -> str:
     "The words of a question; without the sentence on the cue where it has none."
     grammar = self.grammar[language]
     pattern = grammar.asks["two_hop" if meaning.family == "eight" else meaning.family]
-    return grammar.fill(pattern if "cue" in meaning.numbers else NO_CUE.sub("", pattern), meaning.numbers)
+    return grammar.fill(
+        pattern if "cue" in meaning.numbers else NO_CUE.sub("", pattern), meaning.numbers
+    )
 
 # %% ../nbs/01_lab.ipynb #1b36d574
 @patch
-def ask(self:World, family:str, key:tuple, # numbers for the slots in `KEYS`
-    language:str, cue:str|None=None, # a name in `CUES`; None: it points to the answer as often as the world's knob says
+def ask(
+    self: World,
+    family: str,
+    key: tuple,  # numbers for the slots in `KEYS`
+    language: str,
+    cue: str
+    | None = None,  # a name in `CUES`; None: it points to the answer as often as the world's knob says
 ) -> Question:
     "One question in one language, options in an order of its own."
     numbers, rng = dict(zip(KEYS[family], key)), stream("ask", self.seed, family, key, language)
     facts, answer = self.reason(Meaning(family, numbers), self.know)
-    options = [numbers["child"], numbers["friend"]] if family == "comparison" else self.offer(family, facts[-1], rng)
+    options = (
+        [numbers["child"], numbers["friend"]]
+        if family == "comparison"
+        else self.offer(family, facts[-1], rng)
+    )
     rng.shuffle(options)
     if family == "shelter" and cue != "absent" and (cue or self.cue is not None):
         right = rng.random() < self.cue if cue is None else cue == "holds"
-        pointed = answer if right else rng.choice([v for v in options if cue == "random" or v != answer])
+        pointed = (
+            answer if right else rng.choice([v for v in options if cue == "random" or v != answer])
+        )
         numbers["cue"] = self.cue_of(pointed)
     slot = "child" if family == "comparison" else "value"
-    return Question(id="-".join([self.name, language, family, ".".join(map(str, key)), *[cue]*bool(cue)]), benchmark="lab" if family == "two_hop" else f"lab:{family}",
-        language=language, stem=self.stem(Meaning(family, numbers), language), answer=LETTERS[options.index(answer)],
-        choices={LETTERS[i]: self.grammar[language].word(slot, v) for i, v in enumerate(options)}, subject=family if "attribute" not in numbers else ATTRIBUTES[numbers["attribute"]])
+    return Question(
+        id="-".join([self.name, language, family, ".".join(map(str, key)), *[cue] * bool(cue)]),
+        benchmark="lab" if family == "two_hop" else f"lab:{family}",
+        language=language,
+        stem=self.stem(Meaning(family, numbers), language),
+        answer=LETTERS[options.index(answer)],
+        choices={LETTERS[i]: self.grammar[language].word(slot, v) for i, v in enumerate(options)},
+        subject=family if "attribute" not in numbers else ATTRIBUTES[numbers["attribute"]],
+    )
+
 
 @patch
-def cue_of(self:World, value:int) -> int: # number of the cue, 0 to 7
+def cue_of(self: World, value: int) -> int:  # number of the cue, 0 to 7
     "The cue that points to a value."
-    return stream("cues", self.seed).sample(range(WORDS), WORDS)[value%WORDS]
+    return stream("cues", self.seed).sample(range(WORDS), WORDS)[value % WORDS]
 
 # %% ../nbs/01_lab.ipynb #0c908690
 @patch
-def questions(self:World, split:str="train", languages:tuple|None=None, families:tuple|None=None, # the world's own if None
-    cue:str|None=None, # as in `ask`
+def questions(
+    self: World,
+    split: str = "train",
+    languages: tuple | None = None,
+    families: tuple | None = None,  # the world's own if None
+    cue: str | None = None,  # as in `ask`
 ) -> Questions:
     "All questions of a split: one for each composition and language, less those that a language is not asked in training."
-    for language in languages or (): check_name("the lab's language", language, LEXICON)
-    every = (self.ask(family, key, lang, cue) for family in families or self.families for lang in languages or self.languages for key in self.compositions(split, family))
-    return Questions(q for q in every if split == "test" or draw("asked", self.seed, q.id) < self.of("asked", q.language))
+    for language in languages or ():
+        check_name("the lab's language", language, LEXICON)
+    every = (
+        self.ask(family, key, lang, cue)
+        for family in families or self.families
+        for lang in languages or self.languages
+        for key in self.compositions(split, family)
+    )
+    return Questions(
+        q
+        for q in every
+        if split == "test" or draw("asked", self.seed, q.id) < self.of("asked", q.language)
+    )
 
 # %% ../nbs/01_lab.ipynb #50b6b137
 @patch
-def meaning(self:World, question:Question) -> Meaning: # ValueError where it is not one of this world
+def meaning(
+    self: World, question: Question
+) -> Meaning:  # ValueError where it is not one of this world
     "What a question asks."
     where = question.language, question.stem
-    if where in self._meant: return self._meant[where]
-    if not question.id.startswith(f"{self.name}-"): raise ValueError(f"question {question.id!r} is not of {self.name}; use the world of its seed")
+    if where in self._meant:
+        return self._meant[where]
+    if not question.id.startswith(f"{self.name}-"):
+        raise ValueError(
+            f"question {question.id!r} is not of {self.name}; use the world of its seed"
+        )
     found = self.grammar[question.language].meanings(question.stem)
-    if len(found) != 1: raise ValueError(f"question {question.id!r}: {question.stem!r} is no question of the lab in {question.language!r}; see the patterns in LEXICON")
+    if len(found) != 1:
+        raise ValueError(
+            f"question {question.id!r}: {question.stem!r} is no question of the lab in {question.language!r}; see the patterns in LEXICON"
+        )
     return self._meant.setdefault(where, found[0])
 
 # %% ../nbs/01_lab.ipynb #e6cec667
 @patch
-def word(self:World, meaning:Meaning, number:int, language:str) -> str:
+def word(self: World, meaning: Meaning, number: int, language: str) -> str:
     "The text of the option that stands for an answer."
-    return self.grammar[language].word("child" if meaning.family == "comparison" else "value", number)
+    return self.grammar[language].word(
+        "child" if meaning.family == "comparison" else "value", number
+    )
+
 
 @patch
-def translations(self:World, question:Question) -> dict[str, str]: # text -> letter
+def translations(self: World, question: Question) -> dict[str, str]:  # text -> letter
     "The options of a question as every language of the lab says them; words that stand for several options are left out."
     meaning, found = self.meaning(question), {}
-    words = {self.word(meaning, n, question.language): n for n in range(self.children if meaning.family == "comparison" else WORDS*len(ATTRIBUTES))}
+    words = {
+        self.word(meaning, n, question.language): n
+        for n in range(self.children if meaning.family == "comparison" else WORDS * len(ATTRIBUTES))
+    }
     for letter, text in question.choices.items():
-        for language in LEXICON: found.setdefault(self.word(meaning, words[text], language), set()).add(letter)
+        for language in LEXICON:
+            found.setdefault(self.word(meaning, words[text], language), set()).add(letter)
     return {text: min(letters) for text, letters in found.items() if len(letters) == 1}
 
+
 @patch
-def cued(self:World, question:Question) -> str|None: # letter; None where there is no cue or it points to no option
+def cued(
+    self: World, question: Question
+) -> str | None:  # letter; None where there is no cue or it points to no option
     "The option that the spurious cue points to."
     meaning = self.meaning(question)
-    if "cue" not in meaning.numbers: return None
-    pointed = next(v for v in range(PLACE*WORDS, (PLACE + 1)*WORDS) if self.cue_of(v) == meaning.numbers["cue"])
-    return next((l for l, text in question.choices.items() if text == self.word(meaning, pointed, question.language)), None)
+    if "cue" not in meaning.numbers:
+        return None
+    pointed = next(
+        v
+        for v in range(PLACE * WORDS, (PLACE + 1) * WORDS)
+        if self.cue_of(v) == meaning.numbers["cue"]
+    )
+    return next(
+        (
+            l
+            for l, text in question.choices.items()
+            if text == self.word(meaning, pointed, question.language)
+        ),
+        None,
+    )
 
 # %% ../nbs/01_lab.ipynb #ca9a583e
 @patch
-def misconceived(self:World, key:tuple) -> bool: # (relation, *numbers), without the object
+def misconceived(self: World, key: tuple) -> bool:  # (relation, *numbers), without the object
     "Is the teacher always wrong about this?"
     return bool(self.misconceptions) and draw("misconception", self.seed, key) < self.misconceptions
 
+
 @patch
-def believes(self:World, key:tuple, language:str, toss:tuple) -> int: # the object; `toss`: what the coin depends on
+def believes(
+    self: World, key: tuple, language: str, toss: tuple
+) -> int:  # the object; `toss`: what the coin depends on
     "What the teacher believes: the truth, or what it is mixed up with."
     truth = self.truth[key]
-    if self.misconceived(key): return confusable(truth)
-    if draw("wavers", self.seed, key, language) >= self.of("unsure", language): return truth
+    if self.misconceived(key):
+        return confusable(truth)
+    if draw("wavers", self.seed, key, language) >= self.of("unsure", language):
+        return truth
     return truth if draw("coin", self.seed, key, language, toss) < 0.5 else confusable(truth)
 
 # %% ../nbs/01_lab.ipynb #83a49db9
 @patch
-def reply(self:World, question:Question, language:str, view:str="cot", temperature:float=0.0, sample:int=0) -> str: # raw text as an endpoint would send it
+def reply(
+    self: World,
+    question: Question,
+    language: str,
+    view: str = "cot",
+    temperature: float = 0.0,
+    sample: int = 0,
+) -> str:  # raw text as an endpoint would send it
     "The teacher's reply to a prompt of `prompts.PROMPTS` about `question`; a rationale is in `language` and ends in the answer line."
     check_name("view", view, VIEWS)
-    toss = () if temperature == 0 else (question.language, question.stem, *question.choices.values(), sample)
+    toss = (
+        ()
+        if temperature == 0
+        else (question.language, question.stem, *question.choices.values(), sample)
+    )
     beliefs = () if not self.wavers else toss
     know = lambda *key: self.believes(key, language, beliefs)
     return VIEWS[view](self, question, language, know, toss)
 
 # %% ../nbs/01_lab.ipynb #990444e1
-def explain(world, question, language, know, toss): # the rationale of plain CoT and of PVC
+def explain(world, question, language, know, toss):  # the rationale of plain CoT and of PVC
     "Why the answer is what the teacher believes it to be."
     facts, answer = world.reason(meaning := world.meaning(question), know)
     said = world.vary(facts, meaning, question, know, toss and (language, *toss))
-    letter = next((l for l, text in question.choices.items() if answer is not None and text == world.word(meaning, answer, question.language)), "none")
+    letter = next(
+        (
+            l
+            for l, text in question.choices.items()
+            if answer is not None and text == world.word(meaning, answer, question.language)
+        ),
+        "none",
+    )
     return " ".join(world.say(f, language, p) for f, p in said) + f"\nAnswer: ({letter})"
 
 # %% ../nbs/01_lab.ipynb #f64b38bf
 @patch
-def vary(self:World, facts:list, meaning:Meaning, question:Question, know, key) -> list[tuple]: # (fact, pattern)
+def vary(
+    self: World, facts: list, meaning: Meaning, question: Question, know, key
+) -> list[tuple]:  # (fact, pattern)
     "The facts of a rationale as one sample says them; as they are where `key` is empty."
-    if not key: return [(f, 0) for f in facts]
-    coins = blake2b(repr(("style", self.seed, key)).encode(), digest_size=8).digest()  # a byte for each decision
+    if not key:
+        return [(f, 0) for f in facts]
+    coins = blake2b(
+        repr(("style", self.seed, key)).encode(), digest_size=8
+    ).digest()  # a byte for each decision
     facts, does = list(facts), lambda style, i: style in self.styles and coins[i] & 1
-    if does("order", 0): facts.reverse()
+    if does("order", 0):
+        facts.reverse()
     if does("extra", 1) and meaning.family != "comparison":
         thing = next(f[-1] for f in facts if f[0] == "brings")
-        facts.append(("has", thing, coins[2]%3, know("has", thing, coins[2]%3)))
-    if does("elimination", 3) and (wrong := self.eliminated(facts, meaning, question)): facts.append(wrong[coins[4]%len(wrong)])
-    return [(f, int("paraphrase" in self.styles and coins[5] >> i & 1 and not f[0].startswith("not "))) for i, f in enumerate(facts)]
+        facts.append(("has", thing, coins[2] % 3, know("has", thing, coins[2] % 3)))
+    if does("elimination", 3) and (wrong := self.eliminated(facts, meaning, question)):
+        facts.append(wrong[coins[4] % len(wrong)])
+    return [
+        (f, int("paraphrase" in self.styles and coins[5] >> i & 1 and not f[0].startswith("not ")))
+        for i, f in enumerate(facts)
+    ]
 
 # %% ../nbs/01_lab.ipynb #ff4b2e21
 @patch
-def eliminated(self:World, facts:list, meaning:Meaning, question:Question) -> list[tuple]:
+def eliminated(self: World, facts: list, meaning: Meaning, question: Question) -> list[tuple]:
     "Why each other option is wrong, given these steps: the denials of what they would have to be."
-    if meaning.family == "comparison": return [("not more", f[2], f[1]) for f in facts if f[0] == "more"]
-    last = next(f for f in facts if f[0] in ("has", "shelters") and f[2] == meaning.numbers.get("weather", meaning.numbers.get("attribute")))
-    values = [v for v in range(WORDS*len(ATTRIBUTES)) if self.word(meaning, v, question.language) in question.choices.values() and v != last[-1]]
+    if meaning.family == "comparison":
+        return [("not more", f[2], f[1]) for f in facts if f[0] == "more"]
+    last = next(
+        f
+        for f in facts
+        if f[0] in ("has", "shelters")
+        and f[2] == meaning.numbers.get("weather", meaning.numbers.get("attribute"))
+    )
+    values = [
+        v
+        for v in range(WORDS * len(ATTRIBUTES))
+        if self.word(meaning, v, question.language) in question.choices.values() and v != last[-1]
+    ]
     return [(f"not {last[0]}", *last[1:-1], v) for v in values]
 
 # %% ../nbs/01_lab.ipynb #2b7823e4
-def refute(world, question, language, know, toss): # the rationale of NVC
+def refute(world, question, language, know, toss):  # the rationale of NVC
     "Why the other options are wrong, as the teacher believes."
     facts, answer = world.reason(meaning := world.meaning(question), know)
     order = stream("refute", world.seed, question.stem, toss)
     wrong = world.eliminated(facts, meaning, question)
-    letter = next((l for l, text in question.choices.items() if answer is not None and text == world.word(meaning, answer, question.language)), "none")
-    return " ".join(world.say(f, language) for f in facts[:-1] + order.sample(wrong, len(wrong))) + f"\nAnswer: ({letter})"
+    letter = next(
+        (
+            l
+            for l, text in question.choices.items()
+            if answer is not None and text == world.word(meaning, answer, question.language)
+        ),
+        "none",
+    )
+    return (
+        " ".join(world.say(f, language) for f in facts[:-1] + order.sample(wrong, len(wrong)))
+        + f"\nAnswer: ({letter})"
+    )
 
 # %% ../nbs/01_lab.ipynb #5f022593
-TOPICS = dict.fromkeys(("two_hop", "eight", "three_hop"), ("child",)) | dict(shelter=("weather", "child"), comparison=("kind",))
+TOPICS = dict.fromkeys(("two_hop", "eight", "three_hop"), ("child",)) | dict(
+    shelter=("weather", "child"), comparison=("kind",)
+)
+
 
 def name_topics(world, question, language, know, toss):
     "The words that the answer depends on, as they stand in the question."
-    meaning, grammar, stem = world.meaning(question), world.grammar[question.language], question.stem.lower()
-    forms = lambda slot: [f for f in getattr(grammar, slot)[meaning.numbers[slot]] if f.lower() in stem]
+    meaning, grammar, stem = (
+        world.meaning(question),
+        world.grammar[question.language],
+        question.stem.lower(),
+    )
+    forms = lambda slot: [
+        f for f in getattr(grammar, slot)[meaning.numbers[slot]] if f.lower() in stem
+    ]
     return "\n".join(max(forms(slot), key=len) for slot in TOPICS[meaning.family])
 
 # %% ../nbs/01_lab.ipynb #e6baa536
-def refill(world, question, language, know, toss): # `question.answer` is the target
+def refill(world, question, language, know, toss):  # `question.answer` is the target
     "Other words in place of the masks, so that the target becomes right."
     target = question.choices.get(question.answer)
     possible = world.grammar[question.language].meanings(question.stem)
-    for meaning in stream("refill", world.seed, question.stem, target, toss).sample(possible, len(possible)):
+    for meaning in stream("refill", world.seed, question.stem, target, toss).sample(
+        possible, len(possible)
+    ):
         answer = world.reason(meaning, know)[1]
-        if answer is not None and world.word(meaning, answer, question.language) == target: return f"Question: {world.stem(meaning, question.language)}"
+        if answer is not None and world.word(meaning, answer, question.language) == target:
+            return f"Question: {world.stem(meaning, question.language)}"
     return "There is no such question."
 
-def choose_target(world, question, language, know, toss): # `question.answer` is the right option
+
+def choose_target(world, question, language, know, toss):  # `question.answer` is the right option
     "The other option that the question could be changed for by a single topic word, as far as the teacher knows."
     meaning = world.meaning(question)
-    changed = [meaning._replace(numbers=meaning.numbers | {slot: i}) for slot in TOPICS[meaning.family] for i in range(len(getattr(world.grammar["en"], slot)))]
-    leads = [world.word(m, answer, question.language) for m in changed if (answer := world.reason(m, know)[1]) is not None]
+    changed = [
+        meaning._replace(numbers=meaning.numbers | {slot: i})
+        for slot in TOPICS[meaning.family]
+        for i in range(len(getattr(world.grammar["en"], slot)))
+    ]
+    leads = [
+        world.word(m, answer, question.language)
+        for m in changed
+        if (answer := world.reason(m, know)[1]) is not None
+    ]
     others = [l for l, text in question.choices.items() if l != question.answer and text in leads]
-    return f"Answer: ({min(others, key=lambda l: leads.index(question.choices[l]), default='none')})"
+    return (
+        f"Answer: ({min(others, key=lambda l: leads.index(question.choices[l]), default='none')})"
+    )
 
-VIEWS = dict(cot=explain, pvc=explain, nvc=refute, topic=name_topics, target=choose_target, refill=refill)
+
+VIEWS = dict(
+    cot=explain, pvc=explain, nvc=refute, topic=name_topics, target=choose_target, refill=refill
+)
 
 # %% ../nbs/01_lab.ipynb #3cc5e66f
 @dataclass
 class Check:
     "A rationale, step by step, with a verdict on each."
-    steps: list[tuple[str, str]]    # (sentence, right | wrong | unsupported)
-    complete: bool                  # all that the question needs is stated, truly
-    wrong: tuple = ()               # (start, end) of each wrong word in the rationale
-    repeats: bool = False           # is one of the teacher's misconceptions among the steps?
-    language: str|None = None       # in which most steps can be read
+
+    steps: list[tuple[str, str]]  # (sentence, right | wrong | unsupported)
+    complete: bool  # all that the question needs is stated, truly
+    wrong: tuple = ()  # (start, end) of each wrong word in the rationale
+    repeats: bool = False  # is one of the teacher's misconceptions among the steps?
+    language: str | None = None  # in which most steps can be read
+
     @property
-    def faithful(self) -> bool: return self.complete and all(v != "wrong" for _, v in self.steps)
+    def faithful(self) -> bool:
+        return self.complete and all(v != "wrong" for _, v in self.steps)
+
     @property
-    def right_share(self) -> float: return sum(v == "right" for _, v in self.steps)/max(1, len(self.steps))
+    def right_share(self) -> float:
+        return sum(v == "right" for _, v in self.steps) / max(1, len(self.steps))
+
     def _repr_html_(self):
         colour = dict(right="#1b7837", wrong="#b2182b", unsupported="#777777")
         mark = dict(right="✓", wrong="✗", unsupported="?")
-        return "<br>".join(f'<span dir="auto" style="color:{colour[v]}">{mark[v]} {escape(s)}</span>' for s, v in self.steps)
+        return "<br>".join(
+            f'<span dir="auto" style="color:{colour[v]}">{mark[v]} {escape(s)}</span>'
+            for s, v in self.steps
+        )
 
 # %% ../nbs/01_lab.ipynb #202278fe
 @patch
-def read(self:World, sentence:str, languages) -> tuple[str|None, tuple|None]: # (language, fact)
+def read(
+    self: World, sentence: str, languages
+) -> tuple[str | None, tuple | None]:  # (language, fact)
     "The first of `languages` in which a sentence can be read, and the fact that it states."
-    return next(((lang, fact) for lang in languages if (fact := self.grammar[lang].read(sentence))), (None, None))
+    return next(
+        ((lang, fact) for lang in languages if (fact := self.grammar[lang].read(sentence))),
+        (None, None),
+    )
 
 # %% ../nbs/01_lab.ipynb #7d75aec5
 @patch
-def check(self:World, rationale:str, question:Question, language:str|None=None) -> Check: # `language`: any, if None
+def check(
+    self: World, rationale: str, question: Question, language: str | None = None
+) -> Check:  # `language`: any, if None
     "A verdict on every step of `rationale`, and on whether it settles `question`."
     tongues = (language,) if language else tuple(dict.fromkeys((question.language, "en", *LEXICON)))
     facts, steps, wrong, spoken = [], [], [], []
@@ -720,91 +1154,177 @@ def check(self:World, rationale:str, question:Question, language:str|None=None) 
         lang, fact = self.read(m[0].strip().removesuffix(".") + ".", tongues)
         verdict = "unsupported" if fact is None else "right" if self.holds(fact) else "wrong"
         steps.append((m[0].strip(), verdict))
-        if fact: facts.append(fact); spoken.append(lang)
-        if verdict == "wrong": wrong.append(self.place(fact, lang, m))
-    repeats = any(f[:-1] in self.truth and f[-1] != self.truth[f[:-1]] and self.misconceived(f[:-1]) for f in facts)
-    return Check(steps, self.settled(question, {f for f in facts if self.holds(f)}), tuple(wrong), repeats, max(spoken, key=spoken.count, default=None))
+        if fact:
+            facts.append(fact)
+            spoken.append(lang)
+        if verdict == "wrong":
+            wrong.append(self.place(fact, lang, m))
+    repeats = any(
+        f[:-1] in self.truth and f[-1] != self.truth[f[:-1]] and self.misconceived(f[:-1])
+        for f in facts
+    )
+    return Check(
+        steps,
+        self.settled(question, {f for f in facts if self.holds(f)}),
+        tuple(wrong),
+        repeats,
+        max(spoken, key=spoken.count, default=None),
+    )
 
 # %% ../nbs/01_lab.ipynb #1763ae7d
 @patch
-def settled(self:World, question:Question, stated:set) -> bool: # facts, all true
+def settled(self: World, question: Question, stated: set) -> bool:  # facts, all true
     "Do these facts lead to the answer, directly or by elimination?"
     needed, _ = self.reason(meaning := self.meaning(question), self.know)
-    return {*needed} <= stated or {*needed[:-1], *self.eliminated(needed, meaning, question)} <= stated
+    return {*needed} <= stated or {
+        *needed[:-1],
+        *self.eliminated(needed, meaning, question),
+    } <= stated
+
 
 @patch
-def place(self:World, fact:tuple, language:str, match:re.Match) -> tuple[int, int]: # (start, end) in the whole rationale
+def place(
+    self: World, fact: tuple, language: str, match: re.Match
+) -> tuple[int, int]:  # (start, end) in the whole rationale
     "Where the object of a stated fact stands."
     slot = RELATIONS[fact[0].removeprefix("not ")][-1]
-    found = [(m.start(), m.end()) for form in getattr(self.grammar[language], slot)[fact[-1]] for m in re.finditer(re.escape(form), match[0], re.I)]
+    found = [
+        (m.start(), m.end())
+        for form in getattr(self.grammar[language], slot)[fact[-1]]
+        for m in re.finditer(re.escape(form), match[0], re.I)
+    ]
     start, end = max(found, key=lambda f: (f[1] - f[0], f[0]), default=(0, len(match[0])))
     return match.start() + start, match.start() + end
 
 # %% ../nbs/01_lab.ipynb #c1e489a2
 @patch
-def levels(self:World, questions:Questions): # DataFrame, one row per family
+def levels(self: World, questions: Questions):  # DataFrame, one row per family
     "What guessing, following the cue and the greedy teacher score on some questions."
     import pandas as pd
+
     right = lambda q: self.reply(q, q.language).endswith(f"({q.answer})")
-    each = [dict(family=q.benchmark, questions=1, guessing=1/len(q.choices), cue=None if (c := self.cued(q)) is None else float(c == q.answer), teacher=float(right(q))) for q in questions]
-    return pd.DataFrame(each).groupby("family").agg(dict(questions="sum", guessing="mean", cue="mean", teacher="mean"))
+    each = [
+        dict(
+            family=q.benchmark,
+            questions=1,
+            guessing=1 / len(q.choices),
+            cue=None if (c := self.cued(q)) is None else float(c == q.answer),
+            teacher=float(right(q)),
+        )
+        for q in questions
+    ]
+    return (
+        pd.DataFrame(each)
+        .groupby("family")
+        .agg(dict(questions="sum", guessing="mean", cue="mean", teacher="mean"))
+    )
 
 # %% ../nbs/01_lab.ipynb #54636b89
 @patch
-def corpus(self:World, languages:tuple=tuple(LEXICON)) -> list[str]: # sentences, the same for the same world
+def corpus(
+    self: World, languages: tuple = tuple(LEXICON)
+) -> list[str]:  # sentences, the same for the same world
     "The sentences from which the lab's base student is pretrained."
     texts = []
     for lang in languages:
-        known = [f for f in self.facts() if draw("reads", self.seed, f, lang) < self.of("coverage", lang)*(1 - self.private*(self.home(f) != lang))]
+        known = [
+            f
+            for f in self.facts()
+            if draw("reads", self.seed, f, lang)
+            < self.of("coverage", lang) * (1 - self.private * (self.home(f) != lang))
+        ]
         texts += [self.say(self.as_read(f), lang, pattern) for f in known for pattern in (0, 1)]
         others = [l for l in languages if l != lang] or [lang]
-        switched = [f for f in known if draw("switches", self.seed, f, lang) < self.of("switching", lang)]
-        texts += [self._switch(self.as_read(f), lang, stream("into", self.seed, f, lang).choice(others)) for f in switched]
-        if lang != "en": texts += self._translations(lang) + self._anchors(lang)
+        switched = [
+            f for f in known if draw("switches", self.seed, f, lang) < self.of("switching", lang)
+        ]
+        texts += [
+            self._switch(self.as_read(f), lang, stream("into", self.seed, f, lang).choice(others))
+            for f in switched
+        ]
+        if lang != "en":
+            texts += self._translations(lang) + self._anchors(lang)
     return texts
 
 # %% ../nbs/01_lab.ipynb #1d49ef21
 @patch
-def as_read(self:World, fact:tuple) -> tuple:
+def as_read(self: World, fact: tuple) -> tuple:
     "A fact as the base reads it: true, but for the misconceptions it has in common with the teacher."
     shared = self.misconceived(fact[:-1]) and draw("common", self.seed, fact[:-1]) < self.common
     return (*fact[:-1], confusable(fact[-1])) if shared else fact
 
+
 @patch
-def home(self:World, fact:tuple) -> str:
+def home(self: World, fact: tuple) -> str:
     "The language to which a fact belongs, where facts are private to languages."
-    return self.languages[fact[1]%len(self.languages)]
+    return self.languages[fact[1] % len(self.languages)]
 
 # %% ../nbs/01_lab.ipynb #5b70d78b
 @patch
-def _switch(self:World, fact, language, other): # a sentence of `language` whose last word is of `other`
+def _switch(
+    self: World, fact, language, other
+):  # a sentence of `language` whose last word is of `other`
     grammar, slots = self.grammar[language], RELATIONS[fact[0]]
     foreign = {slots[-1]: self.grammar[other].word(slots[-1], fact[-1])}
     return grammar.fill(grammar.says[fact[0]][0], dict(zip(slots, fact[1:])), foreign)
 
+
 @patch
-def _translations(self:World, language): # "goat = capra", for the share that the knob `parallel` says
+def _translations(
+    self: World, language
+):  # "goat = capra", for the share that the knob `parallel` says
     texts = []
     for slot in ("thing", "value", "child"):
-        ours, theirs = (getattr(self.grammar[l], slot)[:len(CHILDREN["Latin"])] for l in ("en", language))
+        ours, theirs = (
+            getattr(self.grammar[l], slot)[: len(CHILDREN["Latin"])] for l in ("en", language)
+        )
         for i in range(len(ours)):
             coin = stream("translates", self.seed, slot, i, language)
-            if coin.random() >= self.of("parallel", language): continue
+            if coin.random() >= self.of("parallel", language):
+                continue
             wrong = coin.random() < self.of("noise", language)
             texts.append(f"{ours[i][0]} = {theirs[coin.randrange(len(ours)) if wrong else i][0]}")
     return texts
 
 # %% ../nbs/01_lab.ipynb #e757b26b
 @patch
-def _anchors(self:World, language): # questions of the training split and their English wording
+def _anchors(self: World, language):  # questions of the training split and their English wording
     share = self.of("anchors", language)
-    found = [(family, key) for family in self.families if share for key in self.compositions("train", family) if draw("anchors", self.seed, family, key, language) < share]
-    return [f"{self.ask(family, key, 'en', 'absent').stem} = {self.ask(family, key, language, 'absent').stem}" for family, key in found]
+    found = [
+        (family, key)
+        for family in self.families
+        if share
+        for key in self.compositions("train", family)
+        if draw("anchors", self.seed, family, key, language) < share
+    ]
+    return [
+        f"{self.ask(family, key, 'en', 'absent').stem} = {self.ask(family, key, language, 'absent').stem}"
+        for family, key in found
+    ]
 
 # %% ../nbs/01_lab.ipynb #7e44dcf3
 @patch
-def words(self:World) -> list[str]: # sentences in which every word form and question word of every language occurs
+def words(
+    self: World,
+) -> list[str]:  # sentences in which every word form and question word of every language occurs
     "All that a tokenizer of the lab must be able to spell."
-    numbers = lambda i: dict(child=i%60, friend=i%60, kind=i%3, thing=i%24, attribute=i%24//WORDS, value=i%24, other=i%24, weather=i%4, cue=i%8)
-    patterns = lambda g: [p for ps in g.says.values() for p in ps] + [*g.denies.values(), *g.asks.values()]
-    return [g.fill(p, numbers(i)) for g in self.grammar.values() for p in patterns(g) for i in range(120)] + ["="]
+    numbers = lambda i: dict(
+        child=i % 60,
+        friend=i % 60,
+        kind=i % 3,
+        thing=i % 24,
+        attribute=i % 24 // WORDS,
+        value=i % 24,
+        other=i % 24,
+        weather=i % 4,
+        cue=i % 8,
+    )
+    patterns = lambda g: (
+        [p for ps in g.says.values() for p in ps] + [*g.denies.values(), *g.asks.values()]
+    )
+    return [
+        g.fill(p, numbers(i))
+        for g in self.grammar.values()
+        for p in patterns(g)
+        for i in range(120)
+    ] + ["="]

@@ -17,52 +17,77 @@ from .questions import Question
 # %% ../nbs/04_languages.ipynb #4104d4b1
 RATIONALE_LANGUAGES = ("native", "en")
 
-def rationale_language(question:Question,
-                       choice:str, # "native" or "en"; ValueError for anything else
-                      )->str: # ISO code
+
+def rationale_language(
+    question: Question,
+    choice: str,  # "native" or "en"; ValueError for anything else
+) -> str:  # ISO code
     "The language in which a rationale for `question` is asked for."
-    if choice in RATIONALE_LANGUAGES: return question.language if choice == "native" else "en"
+    if choice in RATIONALE_LANGUAGES:
+        return question.language if choice == "native" else "en"
     raise ValueError(f"rationale language {choice!r}: choose 'native' (the question's own) or 'en'")
 
 # %% ../nbs/04_languages.ipynb #b5b4f605
-HEAD = ("ar", "bg", "de", "es", "fr", "it", "pt", "tr", "vi") # in XGLM's pretraining
-TAIL = ("hr", "hu", "lt", "mk", "pl", "sq", "sr")             # not in it
+HEAD = ("ar", "bg", "de", "es", "fr", "it", "pt", "tr", "vi")  # in XGLM's pretraining
+TAIL = ("hr", "hu", "lt", "mk", "pl", "sq", "sr")  # not in it
 GROUPS = dict(head=HEAD, tail=TAIL)
 
-def group_of(code:str, # ISO code of a question's language; ValueError names the nearest known code
-            )->str: # "head" or "tail"; English is head
+
+def group_of(
+    code: str,  # ISO code of a question's language; ValueError names the nearest known code
+) -> str:  # "head" or "tail"; English is head
     "The group whose average a question counts towards."
-    if code == "en": return "head"
+    if code == "en":
+        return "head"
     for group, codes in GROUPS.items():
-        if code in codes: return group
+        if code in codes:
+            return group
     near = get_close_matches(code, [*HEAD, *TAIL], 1, 0)
-    raise ValueError(f"language {code!r} is in no group: add it to HEAD or TAIL (nearest: {', '.join(near)})")
+    raise ValueError(
+        f"language {code!r} is in no group: add it to HEAD or TAIL (nearest: {', '.join(near)})"
+    )
 
 # %% ../nbs/04_languages.ipynb #f6c10f66
 @cache
 def identifier():
     "The offline identifier, restricted to the languages of `LANGUAGES`."
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
     found = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     found.set_languages([*LANGUAGES])
     return found
 
-def language_of(text:str)->str|None: # ISO code; None where there are fewer than 20 letters
+
+def language_of(text: str) -> str | None:  # ISO code; None where there are fewer than 20 letters
     "The language that `text` is written in."
     return identifier().classify(text)[0] if sum(c.isalpha() for c in text) >= 20 else None
 
 # %% ../nbs/04_languages.ipynb #fcb16ed2
-def language_rates(rationales:"Iterable[Rationale]")->"DataFrame": # by language asked for: n, unidentified, share (of those identified), instead
+def language_rates(
+    rationales: "Iterable[Rationale]",
+) -> "DataFrame":  # by language asked for: n, unidentified, share (of those identified), instead
     "How many rationales are in the language that was asked for."
     import pandas as pd
-    table = pd.DataFrame([(r.language, language_of(r.text)) for r in rationales], columns=["asked for", "written in"])
+
+    table = pd.DataFrame(
+        [(r.language, language_of(r.text)) for r in rationales], columns=["asked for", "written in"]
+    )
+
     def rate(group):
         written = group["written in"].dropna()
         others = written[written != group.name].value_counts()
-        return pd.Series({"n": len(group), "unidentified": len(group) - len(written), "share": (written == group.name).mean() if len(written) else float("nan"),
-                          "instead": ", ".join(f"{code} {n}" for code, n in others.items())})
+        return pd.Series(
+            {
+                "n": len(group),
+                "unidentified": len(group) - len(written),
+                "share": (written == group.name).mean() if len(written) else float("nan"),
+                "instead": ", ".join(f"{code} {n}" for code, n in others.items()),
+            }
+        )
+
     return table.groupby("asked for", sort=True)[["written in"]].apply(rate)
 
-def in_language(rationales:"Iterable[Rationale]")->list: # those too short to tell are kept
+
+def in_language(rationales: "Iterable[Rationale]") -> list:  # those too short to tell are kept
     "Only the rationales that are in the language asked for."
     return [r for r in rationales if language_of(r.text) in (None, r.language)]

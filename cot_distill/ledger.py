@@ -9,7 +9,15 @@ __all__ = ['MARGIN', 'SCHEMA', 'COLUMNS', 'usd', 'Usage', 'Price', 'prices', 'pr
            'import_prompt']
 
 # %% ../nbs/03_ledger.ipynb #d678099b
-import csv, hashlib, json, os, re, sqlite3, threading, time, uuid
+import csv
+import hashlib
+import json
+import os
+import re
+import sqlite3
+import threading
+import time
+import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import resources
@@ -18,7 +26,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 # %% ../nbs/03_ledger.ipynb #c0d4b15a
-def usd(x:float)->str: # e.g. "$12.3456"
+def usd(x: float) -> str:  # e.g. "$12.3456"
     "Dollars, finer where they are few."
     return f"${x:,.{2 if x >= 100 else 4 if x >= 0.01 or not x else 6}f}"
 
@@ -26,71 +34,114 @@ def usd(x:float)->str: # e.g. "$12.3456"
 @dataclass(frozen=True)
 class Usage:
     "Requests, and what they used; `+` and `sum` make a bill of many."
+
     requests: int = 0
-    samples: int = 0           # completions
+    samples: int = 0  # completions
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    cost: float = 0.0          # USD, of the requests that have a price
-    unpriced: int = 0          # requests without a price
-    estimated: int = 0         # requests of which the server did not say what they used: we counted ourselves
+    cost: float = 0.0  # USD, of the requests that have a price
+    unpriced: int = 0  # requests without a price
+    estimated: int = (
+        0  # requests of which the server did not say what they used: we counted ourselves
+    )
 
-    def __add__(self, other): return Usage(*(a + b for a, b in zip(vars(self).values(), vars(other).values())))
-    def __radd__(self, other): return self if other == 0 else self + other
+    def __add__(self, other):
+        return Usage(*(a + b for a, b in zip(vars(self).values(), vars(other).values())))
+
+    def __radd__(self, other):
+        return self if other == 0 else self + other
+
     def __str__(self):
         unpriced = f" and {self.unpriced:,} requests without a price" if self.unpriced else ""
         return f"{self.requests:,} requests, {self.samples:,} samples, {self.prompt_tokens:,} + {self.completion_tokens:,} tokens, {usd(self.cost)}{unpriced}"
+
     def _repr_markdown_(self):
-        rows = {k.replace("_", " "): f"{v:,}" for k, v in vars(self).items() if k != "cost" and v} | {"**cost**": f"**{usd(self.cost)}**"}
+        rows = {
+            k.replace("_", " "): f"{v:,}" for k, v in vars(self).items() if k != "cost" and v
+        } | {"**cost**": f"**{usd(self.cost)}**"}
         return "| bill | |\n|---|---:|\n" + "\n".join(f"| {k} | {v} |" for k, v in rows.items())
 
 # %% ../nbs/03_ledger.ipynb #845bbef3
 class Price(NamedTuple):
     "USD per million tokens."
+
     input: float
     output: float
     as_of: str = ""  # when it was looked up
-    encoding: str = "" # how the model counts tokens; empty where it is not known
-    def of(self, prompt_tokens:int, completion_tokens:int, batch:bool=False)->float: # USD
+    encoding: str = ""  # how the model counts tokens; empty where it is not known
+
+    def of(self, prompt_tokens: int, completion_tokens: int, batch: bool = False) -> float:  # USD
         "The price of so many tokens, halved in a batch."
-        return (prompt_tokens*self.input + completion_tokens*self.output)/1e6*(0.5 if batch else 1.0)
+        return (
+            (prompt_tokens * self.input + completion_tokens * self.output)
+            / 1e6
+            * (0.5 if batch else 1.0)
+        )
 
 # %% ../nbs/03_ledger.ipynb #4add806f
-def prices()->dict[str, Price]: # model -> price
+def prices() -> dict[str, Price]:  # model -> price
     "The price table."
-    lines = resources.files("cot_distill").joinpath("prices.csv").read_text(encoding="utf8").splitlines()
-    return {r["model"]: Price(float(r["input"]), float(r["output"]), r["as_of"], r["encoding"])
-            for r in csv.DictReader(l for l in lines if not l.startswith("#"))}
+    lines = (
+        resources.files("cot_distill")
+        .joinpath("prices.csv")
+        .read_text(encoding="utf8")
+        .splitlines()
+    )
+    return {
+        r["model"]: Price(float(r["input"]), float(r["output"]), r["as_of"], r["encoding"])
+        for r in csv.DictReader(l for l in lines if not l.startswith("#"))
+    }
 
 # %% ../nbs/03_ledger.ipynb #e19d933f
-def price_of(model:str)->Price|None: # None where the table has no such model
+def price_of(model: str) -> Price | None:  # None where the table has no such model
     "The price of a model; a date at the end of its name does not matter."
     return prices().get(re.sub(r"-\d{4}(-\d\d-\d\d)?$", "", model))
 
 # %% ../nbs/03_ledger.ipynb #61e26300
-MARGIN = 1.3 # for models whose encoding is not known
+MARGIN = 1.3  # for models whose encoding is not known
 
-def tokens_in(text:str, encoding:str="")->int: # `encoding`: cl100k_base, o200k_base, …; empty: o200k_base with the margin
+
+def tokens_in(
+    text: str, encoding: str = ""
+) -> int:  # `encoding`: cl100k_base, o200k_base, …; empty: o200k_base with the margin
     "How many tokens `text` has, or about how many."
     import quicktok
-    return quicktok.get_encoding(encoding).count(text) if encoding else int(MARGIN*tokens_in(text, "o200k_base")) + 1
 
-def prompt_tokens(messages:list[dict], encoding:str="")->int:
+    return (
+        quicktok.get_encoding(encoding).count(text)
+        if encoding
+        else int(MARGIN * tokens_in(text, "o200k_base")) + 1
+    )
+
+
+def prompt_tokens(messages: list[dict], encoding: str = "") -> int:
     "What a chat prompt is billed as."
-    return 3 + sum(3 + tokens_in(m["role"], encoding) + tokens_in(m["content"], encoding) for m in messages)
+    return 3 + sum(
+        3 + tokens_in(m["role"], encoding) + tokens_in(m["content"], encoding) for m in messages
+    )
 
-def most_prompt_tokens(messages:list[dict])->int:
+
+def most_prompt_tokens(messages: list[dict]) -> int:
     "A number that no byte-level vocabulary passes."
     return 16 + sum(16 + len(m["content"].encode()) for m in messages)
 
 # %% ../nbs/03_ledger.ipynb #4df961d0
-def server_name(base_url:str)->str: # host, port and path
+def server_name(base_url: str) -> str:  # host, port and path
     "What a server is called in the ledger."
     url = urlsplit(base_url)
     return (url.netloc.rpartition("@")[2] + url.path).rstrip("/").removesuffix("/v1")
 
-def request_key(server:str, model:str, messages:list, sampling:dict)->str: # 64 hexadecimal digits
+
+def request_key(
+    server: str, model: str, messages: list, sampling: dict
+) -> str:  # 64 hexadecimal digits
     "Fingerprint of what is sent, the same on every machine."
-    canonical = json.dumps([server, model, messages, sampling], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    canonical = json.dumps(
+        [server, model, messages, sampling],
+        sort_keys=True,
+        ensure_ascii=False,
+        separators=(",", ":"),
+    )
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 # %% ../nbs/03_ledger.ipynb #dd08c9b8
@@ -116,148 +167,248 @@ end;"""
 # %% ../nbs/03_ledger.ipynb #3ab02ec2
 class Ledger:
     "Every completion ever paid for, in one SQLite file that several processes may use at once."
-    def __init__(self, path:str|Path): # created with its folder if absent
-        self.path, self.turn = Path(path), threading.RLock() # one thread at a time uses the connection
+
+    def __init__(self, path: str | Path):  # created with its folder if absent
+        self.path, self.turn = (
+            Path(path),
+            threading.RLock(),
+        )  # one thread at a time uses the connection
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.db = sqlite3.connect(path, timeout=120, isolation_level=None, check_same_thread=False)
         self.db.row_factory = sqlite3.Row
         self._wal()
         self.db.execute("pragma synchronous=normal")
-        if not self.rows("select 1 from sqlite_master where name = 'bill'"): self.db.executescript(f"begin immediate; {SCHEMA} commit;")
+        if not self.rows("select 1 from sqlite_master where name = 'bill'"):
+            self.db.executescript(f"begin immediate; {SCHEMA} commit;")
 
-    def transact(self, steps:Iterable[tuple[Callable, tuple]])->list: # results in order
+    def transact(self, steps: Iterable[tuple[Callable, tuple]]) -> list:  # results in order
         "Do all `steps` (function, arguments) or none, alone among all processes."
         with self.turn:
             self.db.execute("begin immediate")
-            with self.db: return [step(self, *args) for step, args in steps]
+            with self.db:
+                return [step(self, *args) for step, args in steps]
 
     def sync(self):
         "Return when the disk has all that was committed."
-        with open(f"{self.path}-wal", "rb+") as wal: os.fsync(wal.fileno())
+        with open(f"{self.path}-wal", "rb+") as wal:
+            os.fsync(wal.fileno())
 
-    def _wal(self): # switching a new file takes it for oneself, and SQLite does not wait for that
+    def _wal(self):  # switching a new file takes it for oneself, and SQLite does not wait for that
         for tries_left in range(200, -1, -1):
-            try: return self.db.execute("pragma journal_mode=wal")
+            try:
+                return self.db.execute("pragma journal_mode=wal")
             except sqlite3.OperationalError:
-                if not tries_left: raise
+                if not tries_left:
+                    raise
                 time.sleep(0.05)
 
-    def rows(self, sql:str, *values)->list[sqlite3.Row]:
+    def rows(self, sql: str, *values) -> list[sqlite3.Row]:
         "What a query finds."
-        with self.turn: return self.db.execute(sql, values).fetchall()
+        with self.turn:
+            return self.db.execute(sql, values).fetchall()
 
-    def __repr__(self): return f"Ledger({self.path.name}: {self.bill()})"
+    def __repr__(self):
+        return f"Ledger({self.path.name}: {self.bill()})"
 
 # %% ../nbs/03_ledger.ipynb #f36e3f74
 class Prompt(NamedTuple):
     "What is sent to whom."
+
     server: str
     model: str
     messages: list
-    sampling: dict # temperature, max_tokens
-    @property
-    def key(self)->str: return request_key(*self)
+    sampling: dict  # temperature, max_tokens
 
-def prompt_row(ledger:Ledger, prompt:Prompt)->int: # id
+    @property
+    def key(self) -> str:
+        return request_key(*self)
+
+
+def prompt_row(ledger: Ledger, prompt: Prompt) -> int:  # id
     "Step: the row of `prompt`, made if it is not there."
     find = "select id from prompts where key = ?", [prompt.key]
-    if row := ledger.db.execute(*find).fetchone(): return row[0]
-    values = [prompt.key, prompt.server, prompt.model, *(json.dumps(v, ensure_ascii=False) for v in prompt[2:])]
-    ledger.db.execute("insert into prompts (key, server, model, messages, sampling) values (?, ?, ?, ?, ?)", values)
+    if row := ledger.db.execute(*find).fetchone():
+        return row[0]
+    values = [
+        prompt.key,
+        prompt.server,
+        prompt.model,
+        *(json.dumps(v, ensure_ascii=False) for v in prompt[2:]),
+    ]
+    ledger.db.execute(
+        "insert into prompts (key, server, model, messages, sampling) values (?, ?, ?, ?, ?)",
+        values,
+    )
     return ledger.db.execute(*find).fetchone()[0]
 
 # %% ../nbs/03_ledger.ipynb #a3b4f2ba
 class Claim(NamedTuple):
     "Leave to ask, or why there is none."
-    state: str       # granted, done, wait (another is asking), batch (one is open that asks) or ceiling
-    attempt: int = 0 # of a granted claim
-    n: int = 0       # samples to ask for
+
+    state: str  # granted, done, wait (another is asking), batch (one is open that asks) or ceiling
+    attempt: int = 0  # of a granted claim
+    n: int = 0  # samples to ask for
 
 # %% ../nbs/03_ledger.ipynb #48704321
-def claim(ledger:Ledger,
-          prompt:Prompt,
-          n:int,                    # samples wanted in all
-          owner:str,                # who asks
-          worst:Callable[[int], float|None], # samples -> USD at most
-          ceiling:float|None=None,  # USD that the ledger may come to in all
-          most:int|None=None,       # samples in one request at most
-         )->Claim:
+def claim(
+    ledger: Ledger,
+    prompt: Prompt,
+    n: int,  # samples wanted in all
+    owner: str,  # who asks
+    worst: Callable[[int], float | None],  # samples -> USD at most
+    ceiling: float | None = None,  # USD that the ledger may come to in all
+    most: int | None = None,  # samples in one request at most
+) -> Claim:
     "Step: leave to ask for the samples of `prompt` that nobody has or is asking for."
     row, one = prompt_row(ledger, prompt), lambda sql: ledger.db.execute(sql, [row]).fetchone()[0]
-    have, asked = one("select count(*) from completions where prompt = ?"), one("select coalesce(sum(n), 0) from attempts where prompt = ? and state = 'asked'")
-    if have >= n: return Claim("done")
-    if have + asked >= n: return Claim("batch" if one("select count(*) from attempts where prompt = ? and state = 'asked' and owner in (select id from batches)") else "wait")
+    have, asked = (
+        one("select count(*) from completions where prompt = ?"),
+        one("select coalesce(sum(n), 0) from attempts where prompt = ? and state = 'asked'"),
+    )
+    if have >= n:
+        return Claim("done")
+    if have + asked >= n:
+        return Claim(
+            "batch"
+            if one(
+                "select count(*) from attempts where prompt = ? and state = 'asked' and owner in (select id from batches)"
+            )
+            else "wait"
+        )
     short = min(n - have - asked, most or n)
-    if ceiling is not None and ledger.exposure() + worst(short) > ceiling: return Claim("ceiling")
-    cursor = ledger.db.execute("insert into attempts (prompt, n, worst, owner, state) values (?, ?, ?, ?, 'asked')", [row, short, worst(short), owner])
+    if ceiling is not None and ledger.exposure() + worst(short) > ceiling:
+        return Claim("ceiling")
+    cursor = ledger.db.execute(
+        "insert into attempts (prompt, n, worst, owner, state) values (?, ?, ?, ?, 'asked')",
+        [row, short, worst(short), owner],
+    )
     return Claim("granted", cursor.lastrowid, short)
 
 # %% ../nbs/03_ledger.ipynb #ac6e0bf5
 class Answer(NamedTuple):
     "One response."
-    samples: list        # (text, finish reason) of each
+
+    samples: list  # (text, finish reason) of each
     prompt_tokens: int
     completion_tokens: int
-    raw: str             # body as it came
-    seconds: float       # until it was there
-    estimated: bool = False # did we count the tokens, for want of a server that does?
+    raw: str  # body as it came
+    seconds: float  # until it was there
+    estimated: bool = False  # did we count the tokens, for want of a server that does?
 
 # %% ../nbs/03_ledger.ipynb #d8a15adb
-def settle(ledger:Ledger, attempt:int, answer:Answer, cost:float|None, batch:bool=False)->int: # samples written; 0 when this attempt is settled already
+def settle(
+    ledger: Ledger, attempt: int, answer: Answer, cost: float | None, batch: bool = False
+) -> int:  # samples written; 0 when this attempt is settled already
     "Step: write an answer down."
-    db, a = ledger.db, ledger.db.execute("select prompt from attempts where id = ?", [attempt]).fetchone()
-    if a is None: return 0
-    return store(ledger, a["prompt"], answer, cost, batch) * bool(db.execute("delete from attempts where id = ?", [attempt]))
+    db, a = (
+        ledger.db,
+        ledger.db.execute("select prompt from attempts where id = ?", [attempt]).fetchone(),
+    )
+    if a is None:
+        return 0
+    return store(ledger, a["prompt"], answer, cost, batch) * bool(
+        db.execute("delete from attempts where id = ?", [attempt])
+    )
 
 # %% ../nbs/03_ledger.ipynb #dd3e12be
-def store(ledger:Ledger, prompt:int, answer:Answer, cost:float|None, batch:bool=False, imported:bool=False, written:str|None=None)->int: # samples written
+def store(
+    ledger: Ledger,
+    prompt: int,
+    answer: Answer,
+    cost: float | None,
+    batch: bool = False,
+    imported: bool = False,
+    written: str | None = None,
+) -> int:  # samples written
     "Step: write an answer after the samples that are there."
     db = ledger.db
-    first = db.execute("select coalesce(max(sample) + 1, 0) from completions where prompt = ?", [prompt]).fetchone()[0]
-    row = [prompt, first, len(answer.samples), answer.prompt_tokens, answer.completion_tokens, answer.estimated, cost, answer.seconds, batch, imported, answer.raw, written]
-    response = db.execute("insert into responses (prompt, first, samples, prompt_tokens, completion_tokens, estimated, cost, seconds, batch, imported, raw, written) "
-                          "values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, coalesce(?, current_timestamp))", row).lastrowid
-    db.executemany("insert into completions values (?, ?, ?, ?, ?)", [(prompt, first + i, *s, response) for i, s in enumerate(answer.samples)])
+    first = db.execute(
+        "select coalesce(max(sample) + 1, 0) from completions where prompt = ?", [prompt]
+    ).fetchone()[0]
+    row = [
+        prompt,
+        first,
+        len(answer.samples),
+        answer.prompt_tokens,
+        answer.completion_tokens,
+        answer.estimated,
+        cost,
+        answer.seconds,
+        batch,
+        imported,
+        answer.raw,
+        written,
+    ]
+    response = db.execute(
+        "insert into responses (prompt, first, samples, prompt_tokens, completion_tokens, estimated, cost, seconds, batch, imported, raw, written) "
+        "values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, coalesce(?, current_timestamp))",
+        row,
+    ).lastrowid
+    db.executemany(
+        "insert into completions values (?, ?, ?, ?, ?)",
+        [(prompt, first + i, *s, response) for i, s in enumerate(answer.samples)],
+    )
     return len(answer.samples)
 
 # %% ../nbs/03_ledger.ipynb #e817738d
-def release(ledger:Ledger, attempt:int): "Step: the server refused."; ledger.db.execute("delete from attempts where id = ?", [attempt])
-def lose(ledger:Ledger, attempt:int): "Step: nobody knows."; ledger.db.execute("update attempts set state = 'lost' where id = ?", [attempt])
+def release(ledger: Ledger, attempt: int):
+    "Step: the server refused."
+    ledger.db.execute("delete from attempts where id = ?", [attempt])
+
+
+def lose(ledger: Ledger, attempt: int):
+    "Step: nobody knows."
+    ledger.db.execute("update attempts set state = 'lost' where id = ?", [attempt])
 
 # %% ../nbs/03_ledger.ipynb #3ac6e149
 from fastcore.basics import patch
 
 # %% ../nbs/03_ledger.ipynb #00801b14
 @patch
-def exposure(self:Ledger)->float: # USD
+def exposure(self: Ledger) -> float:  # USD
     "The bill, and the most that lost attempts and those under way can add to it."
-    parts = self.rows("select coalesce(sum(cost), 0) from totals where not imported union all select coalesce(sum(worst), 0) from attempts")
+    parts = self.rows(
+        "select coalesce(sum(cost), 0) from totals where not imported union all select coalesce(sum(worst), 0) from attempts"
+    )
     return sum(r[0] for r in parts)
 
 # %% ../nbs/03_ledger.ipynb #f481361f
 @patch
-def get(self:Ledger, key:str)->list[sqlite3.Row]: # prompt, sample, text, finish_reason, first, samples, prompt_tokens, completion_tokens, cost
+def get(
+    self: Ledger, key: str
+) -> list[
+    sqlite3.Row
+]:  # prompt, sample, text, finish_reason, first, samples, prompt_tokens, completion_tokens, cost
     "The completions of one request, in the order of their samples."
-    return self.rows("select c.*, r.first, r.samples, r.prompt_tokens, r.completion_tokens, r.cost from prompts p join completions c on c.prompt = p.id "
-                     "join responses r on r.id = c.response where p.key = ? order by c.sample", key)
+    return self.rows(
+        "select c.*, r.first, r.samples, r.prompt_tokens, r.completion_tokens, r.cost from prompts p join completions c on c.prompt = p.id "
+        "join responses r on r.id = c.response where p.key = ? order by c.sample",
+        key,
+    )
 
 # %% ../nbs/03_ledger.ipynb #79024589
 @patch
-def count(self:Ledger, key:str)->int:
+def count(self: Ledger, key: str) -> int:
     "How many samples of a request there are."
-    return self.rows("select count(*) from completions where prompt = (select id from prompts where key = ?)", key)[0][0]
+    return self.rows(
+        "select count(*) from completions where prompt = (select id from prompts where key = ?)",
+        key,
+    )[0][0]
 
 # %% ../nbs/03_ledger.ipynb #5cddd63c
 @patch
-def bill(self:Ledger)->Usage:
+def bill(self: Ledger) -> Usage:
     "What was paid in all; completions that were imported are not on it."
     cells = "requests, samples, prompt_tokens, completion_tokens, cost, unpriced, estimated"
-    return sum((Usage(*r) for r in self.rows(f"select {cells} from totals where not imported")), Usage())
+    return sum(
+        (Usage(*r) for r in self.rows(f"select {cells} from totals where not imported")), Usage()
+    )
 
 # %% ../nbs/03_ledger.ipynb #37f9b342
 class Owner:
     "The right to make attempts, until `close` or the end of the process."
-    def __init__(self, ledger:Ledger):
+
+    def __init__(self, ledger: Ledger):
         self.ledger, self.name = ledger, uuid.uuid4().hex
         self.lock = lock_of(ledger, self.name)
         self.lock.acquire()
@@ -270,101 +421,193 @@ class Owner:
         Path(self.lock.lock_file).unlink(missing_ok=True)
 
 # %% ../nbs/03_ledger.ipynb #3b916cba
-def lock_of(ledger:Ledger, owner:str): # FileLock
+def lock_of(ledger: Ledger, owner: str):  # FileLock
     "The lock that shows that an owner lives."
     from filelock import FileLock
+
     return FileLock(f"{ledger.path}-{owner}.lock")
 
 # %% ../nbs/03_ledger.ipynb #ee76a7b6
-def give_up(ledger:Ledger, owner:str):
+def give_up(ledger: Ledger, owner: str):
     "Step: what `owner` was asking is lost."
-    ledger.db.execute("update attempts set state = 'lost' where owner = ? and state = 'asked'", [owner])
+    ledger.db.execute(
+        "update attempts set state = 'lost' where owner = ? and state = 'asked'", [owner]
+    )
 
 # %% ../nbs/03_ledger.ipynb #1e88ed8e
 @patch
-def bury(self:Ledger)->int: # attempts lost
+def bury(self: Ledger) -> int:  # attempts lost
     "Mark what dead owners were asking as lost; batches live at the server and are never dead."
     from filelock import Timeout
+
     lost = 0
-    for name, n in self.rows("select owner, count(*) from attempts where state = 'asked' and owner not in (select id from batches) group by owner"):
+    for name, n in self.rows(
+        "select owner, count(*) from attempts where state = 'asked' and owner not in (select id from batches) group by owner"
+    ):
         try:
-            with (lock := lock_of(self, name)).acquire(timeout=0): self.transact([(give_up, (name,))])
+            with (lock := lock_of(self, name)).acquire(timeout=0):
+                self.transact([(give_up, (name,))])
             Path(lock.lock_file).unlink(missing_ok=True)
             lost += n
-        except Timeout: pass # it lives
+        except Timeout:
+            pass  # it lives
     return lost
 
 # %% ../nbs/03_ledger.ipynb #b50c077f
 @patch
-def summary(self:Ledger)->"DataFrame": # one row per server and model, and those imported apart
+def summary(self: Ledger) -> "DataFrame":  # one row per server and model, and those imported apart
     "What was asked, what it used and what it cost."
     import pandas as pd
-    table = pd.read_sql("select server, model, imported, requests, samples, prompt_tokens, completion_tokens, cost as usd, unpriced, estimated from totals order by 1, 2, 3", self.db)
-    return table.assign(imported=table.imported.astype(bool)).rename(columns=lambda c: c.replace("_", " "))
+
+    table = pd.read_sql(
+        "select server, model, imported, requests, samples, prompt_tokens, completion_tokens, cost as usd, unpriced, estimated from totals order by 1, 2, 3",
+        self.db,
+    )
+    return table.assign(imported=table.imported.astype(bool)).rename(
+        columns=lambda c: c.replace("_", " ")
+    )
 
 # %% ../nbs/03_ledger.ipynb #e40d014f
 @patch
-def finishes(self:Ledger)->dict[str, int]: # finish reason -> completions
+def finishes(self: Ledger) -> dict[str, int]:  # finish reason -> completions
     "How completions ended."
-    return dict(map(tuple, self.rows("select coalesce(finish_reason, 'unknown'), count(*) from completions group by finish_reason order by 2 desc")))
+    return dict(
+        map(
+            tuple,
+            self.rows(
+                "select coalesce(finish_reason, 'unknown'), count(*) from completions group by finish_reason order by 2 desc"
+            ),
+        )
+    )
 
 # %% ../nbs/03_ledger.ipynb #e69a9ec6
 @patch
-def lost(self:Ledger)->tuple[int, float]: # attempts, USD at most
+def lost(self: Ledger) -> tuple[int, float]:  # attempts, USD at most
     "Requests that may have been billed although no answer came."
-    return tuple(self.rows("select count(*), coalesce(sum(worst), 0) from attempts where state = 'lost'")[0])
+    return tuple(
+        self.rows("select count(*), coalesce(sum(worst), 0) from attempts where state = 'lost'")[0]
+    )
 
 # %% ../nbs/03_ledger.ipynb #6671cdd6
 @patch
-def frame(self:Ledger, limit:int|None=20)->"DataFrame": # all completions if None
+def frame(self: Ledger, limit: int | None = 20) -> "DataFrame":  # all completions if None
     "The newest completions as a table."
     import pandas as pd
-    return pd.read_sql("select p.model, json_extract(p.messages, '$[#-1].content') as prompt, p.sampling, c.sample, c.text, c.finish_reason, r.seconds, r.written "
-                       f"from completions c join prompts p on p.id = c.prompt join responses r on r.id = c.response order by c.rowid desc limit {limit or -1}", self.db)
+
+    return pd.read_sql(
+        "select p.model, json_extract(p.messages, '$[#-1].content') as prompt, p.sampling, c.sample, c.text, c.finish_reason, r.seconds, r.written "
+        f"from completions c join prompts p on p.id = c.prompt join responses r on r.id = c.response order by c.rowid desc limit {limit or -1}",
+        self.db,
+    )
 
 # %% ../nbs/03_ledger.ipynb #6ea4fa33
-def report_lines(ledger:Ledger)->list[str]:
+def report_lines(ledger: Ledger) -> list[str]:
     "What a person wants to know of a ledger."
     attempts, worst = ledger.lost()
-    lines = [ledger.summary().to_string(index=False) if ledger.bill().requests or len(ledger.summary()) else "nothing was asked yet", "", f"bill: {ledger.bill()}"]
-    if attempts: lines.append(f"lost: {attempts:,} requests without an answer, which the server may have billed, at {usd(worst)} at most")
-    if ends := ledger.finishes(): lines.append("completions ended in: " + ", ".join(f"{k} {n:,}" for k, n in ends.items()))
+    lines = [
+        ledger.summary().to_string(index=False)
+        if ledger.bill().requests or len(ledger.summary())
+        else "nothing was asked yet",
+        "",
+        f"bill: {ledger.bill()}",
+    ]
+    if attempts:
+        lines.append(
+            f"lost: {attempts:,} requests without an answer, which the server may have billed, at {usd(worst)} at most"
+        )
+    if ends := ledger.finishes():
+        lines.append("completions ended in: " + ", ".join(f"{k} {n:,}" for k, n in ends.items()))
     return lines
 
 # %% ../nbs/03_ledger.ipynb #3f9112be
-COLUMNS = ("p.server, p.model, p.messages, p.sampling, c.sample, c.text, c.finish_reason, r.prompt_tokens, r.completion_tokens, r.estimated, r.cost, r.seconds, r.batch, "
-           "r.raw, r.written, r.first")
+COLUMNS = (
+    "p.server, p.model, p.messages, p.sampling, c.sample, c.text, c.finish_reason, r.prompt_tokens, r.completion_tokens, r.estimated, r.cost, r.seconds, r.batch, "
+    "r.raw, r.written, r.first"
+)
+
 
 @patch
-def export(self:Ledger, path:str|Path)->Path: # .parquet; replaced if it exists
+def export(self: Ledger, path: str | Path) -> Path:  # .parquet; replaced if it exists
     "Every completion, one a row, 10,000 at a time."
-    import pyarrow as pa, pyarrow.parquet as pq
-    cursor, writer = self.db.execute(f"select {COLUMNS} from completions c join prompts p on p.id = c.prompt join responses r on r.id = c.response order by c.prompt, c.sample"), None
-    schema = pa.schema([(name.split(".")[1], pa.int64() if name.split(".")[1] in ("sample", "prompt_tokens", "completion_tokens", "estimated", "batch", "first") else
-                         pa.float64() if name.split(".")[1] in ("cost", "seconds") else pa.string()) for name in COLUMNS.split(", ")])
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    cursor, writer = (
+        self.db.execute(
+            f"select {COLUMNS} from completions c join prompts p on p.id = c.prompt join responses r on r.id = c.response order by c.prompt, c.sample"
+        ),
+        None,
+    )
+    schema = pa.schema(
+        [
+            (
+                name.split(".")[1],
+                pa.int64()
+                if name.split(".")[1]
+                in ("sample", "prompt_tokens", "completion_tokens", "estimated", "batch", "first")
+                else pa.float64()
+                if name.split(".")[1] in ("cost", "seconds")
+                else pa.string(),
+            )
+            for name in COLUMNS.split(", ")
+        ]
+    )
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        while rows := cursor.fetchmany(10_000): writer.write_table(pa.Table.from_pylist([dict(r) for r in rows], schema))
+        while rows := cursor.fetchmany(10_000):
+            writer.write_table(pa.Table.from_pylist([dict(r) for r in rows], schema))
     return Path(path)
 
 # %% ../nbs/03_ledger.ipynb #28599b91
-def import_prompt(ledger:Ledger, rows:list[dict])->int: # samples written
+def import_prompt(ledger: Ledger, rows: list[dict]) -> int:  # samples written
     "Step: the completions of one prompt, unless it has some."
     first = rows[0]
-    prompt = prompt_row(ledger, Prompt(first["server"], first["model"], json.loads(first["messages"]), json.loads(first["sampling"])))
-    if ledger.db.execute("select 1 from completions where prompt = ?", [prompt]).fetchone(): return 0
+    prompt = prompt_row(
+        ledger,
+        Prompt(
+            first["server"],
+            first["model"],
+            json.loads(first["messages"]),
+            json.loads(first["sampling"]),
+        ),
+    )
+    if ledger.db.execute("select 1 from completions where prompt = ?", [prompt]).fetchone():
+        return 0
     for start in sorted({r["first"] for r in rows}):
         of = [r for r in rows if r["first"] == start]
-        answer = Answer([(r["text"], r["finish_reason"]) for r in of], of[0]["prompt_tokens"], of[0]["completion_tokens"], of[0]["raw"], of[0]["seconds"], of[0]["estimated"])
+        answer = Answer(
+            [(r["text"], r["finish_reason"]) for r in of],
+            of[0]["prompt_tokens"],
+            of[0]["completion_tokens"],
+            of[0]["raw"],
+            of[0]["seconds"],
+            of[0]["estimated"],
+        )
         store(ledger, prompt, answer, of[0]["cost"], of[0]["batch"], True, of[0]["written"])
     return len(rows)
 
 # %% ../nbs/03_ledger.ipynb #0aea6afc
 @patch
-def load(self:Ledger, path:str|Path)->int: # completions that were new; ValueError names a file that is no export
+def load(
+    self: Ledger, path: str | Path
+) -> int:  # completions that were new; ValueError names a file that is no export
     "Import what `export` wrote."
-    import itertools, pyarrow.parquet as pq
+    import itertools
+
+    import pyarrow.parquet as pq
+
     file, names = pq.ParquetFile(path), [c.split(".")[1] for c in COLUMNS.split(", ")]
-    if missing := set(names) - set(file.schema_arrow.names): raise ValueError(f"{path} is no ledger's export: it has no column {', '.join(sorted(missing))}")
+    if missing := set(names) - set(file.schema_arrow.names):
+        raise ValueError(
+            f"{path} is no ledger's export: it has no column {', '.join(sorted(missing))}"
+        )
     rows = (r for batch in file.iter_batches(10_000) for r in batch.to_pylist())
-    prompts = (list(g) for _, g in itertools.groupby(rows, key=lambda r: (r["server"], r["model"], r["messages"], r["sampling"])))
-    return sum(sum(self.transact((import_prompt, (p,)) for p in chunk)) for chunk in iter(lambda: list(itertools.islice(prompts, 500)), []))
+    prompts = (
+        list(g)
+        for _, g in itertools.groupby(
+            rows, key=lambda r: (r["server"], r["model"], r["messages"], r["sampling"])
+        )
+    )
+    return sum(
+        sum(self.transact((import_prompt, (p,)) for p in chunk))
+        for chunk in iter(lambda: list(itertools.islice(prompts, 500)), [])
+    )

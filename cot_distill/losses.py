@@ -8,66 +8,90 @@ __all__ = ['NEGATIVE_LOSSES', 'FOCI', 'sequence_logp', 'mean_by_owner', 'd_cot',
 
 # %% ../nbs/08_losses.ipynb #e07f12ff
 import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 # %% ../nbs/08_losses.ipynb #e28cc992
 def sequence_logp(
-    logps:Tensor, # (R, T) log-probability of each token
-    mask:Tensor,  # (R, T) true on tokens, false on padding
-    normalize:bool=True, # mean over the tokens, else their sum
-) -> Tensor: # (R,)
+    logps: Tensor,  # (R, T) log-probability of each token
+    mask: Tensor,  # (R, T) true on tokens, false on padding
+    normalize: bool = True,  # mean over the tokens, else their sum
+) -> Tensor:  # (R,)
     "Log-probability of each rationale."
-    total = (logps*mask).sum(-1)
-    return total/mask.sum(-1).clamp(min=1) if normalize else total
+    total = (logps * mask).sum(-1)
+    return total / mask.sum(-1).clamp(min=1) if normalize else total
 
 # %% ../nbs/08_losses.ipynb #1f3bdca5
 def mean_by_owner(
-    values:Tensor, # (N,) one value per row, or per pair of rows
-    owner:Tensor,  # (N,) the question of each
-    questions:int, # B
-) -> Tensor: # (B,), 0 for a question that owns nothing
+    values: Tensor,  # (N,) one value per row, or per pair of rows
+    owner: Tensor,  # (N,) the question of each
+    questions: int,  # B
+) -> Tensor:  # (B,), 0 for a question that owns nothing
     "Mean of the values that belong to each question."
     total = values.new_zeros(questions).index_add(0, owner, values)
     count = values.new_zeros(questions).index_add(0, owner, torch.ones_like(values))
-    return total/count.clamp(min=1)
+    return total / count.clamp(min=1)
 
 # %% ../nbs/08_losses.ipynb #123c2bd3
-def d_cot(logps:Tensor, mask:Tensor, owner:Tensor, positive:Tensor, questions:int) -> Tensor: # (B,)
+def d_cot(
+    logps: Tensor, mask: Tensor, owner: Tensor, positive: Tensor, questions: int
+) -> Tensor:  # (B,)
     "Negative log-likelihood of the right rationales, averaged per question (Paper M, d-CoT)."
     return mean_by_owner(-sequence_logp(logps, mask)[positive], owner[positive], questions)
 
 # %% ../nbs/08_losses.ipynb #b8c65670
-def log1mexp(x:Tensor) -> Tensor: # log(1 - e^x), for x < 0; x is kept 1e-7 below 0, where the result is -16.1
+def log1mexp(
+    x: Tensor,
+) -> Tensor:  # log(1 - e^x), for x < 0; x is kept 1e-7 below 0, where the result is -16.1
     "Stable $\\log(1-e^x)$ in float32 (Mächler 2012)."
     x = x.float().clamp(max=-1e-7)
-    near = x > -math.log(2)   # both branches get a harmless argument where the other is used, or gradients turn nan
-    return torch.where(near, torch.log(-torch.expm1(torch.where(near, x, -1.))), torch.log1p(-torch.exp(torch.where(near, -1., x))))
+    near = x > -math.log(
+        2
+    )  # both branches get a harmless argument where the other is used, or gradients turn nan
+    return torch.where(
+        near,
+        torch.log(-torch.expm1(torch.where(near, x, -1.0))),
+        torch.log1p(-torch.exp(torch.where(near, -1.0, x))),
+    )
 
 # %% ../nbs/08_losses.ipynb #438835a3
-def unlikelihood(logps:Tensor, mask:Tensor, owner:Tensor, positive:Tensor, questions:int) -> Tensor: # (B,)
+def unlikelihood(
+    logps: Tensor, mask: Tensor, owner: Tensor, positive: Tensor, questions: int
+) -> Tensor:  # (B,)
     "Push down every token of the wrong rationales (Welleck et al. 2019)."
-    return mean_by_owner(-sequence_logp(log1mexp(logps), mask)[~positive], owner[~positive], questions)
+    return mean_by_owner(
+        -sequence_logp(log1mexp(logps), mask)[~positive], owner[~positive], questions
+    )
 
 # %% ../nbs/08_losses.ipynb #902dad39
-def pairs(owner:Tensor, positive:Tensor) -> tuple[Tensor, Tensor]: # (N,) rows of the right, (N,) rows of the wrong one of each pair
+def pairs(
+    owner: Tensor, positive: Tensor
+) -> tuple[Tensor, Tensor]:  # (N,) rows of the right, (N,) rows of the wrong one of each pair
     "Every right with every wrong rationale of the same question."
     same = (owner[:, None] == owner[None]) & positive[:, None] & ~positive[None]  # (R, R)
     return same.nonzero(as_tuple=True)
 
 # %% ../nbs/08_losses.ipynb #f7171eb0
-def click(logps:Tensor, mask:Tensor, owner:Tensor, positive:Tensor, questions:int,
-    gamma:float=1.0, # margin in nats, per token if `normalize`
-    normalize:bool=True, # mean over tokens, else sum as in Zheng et al.
-) -> Tensor: # (B,)
+def click(
+    logps: Tensor,
+    mask: Tensor,
+    owner: Tensor,
+    positive: Tensor,
+    questions: int,
+    gamma: float = 1.0,  # margin in nats, per token if `normalize`
+    normalize: bool = True,  # mean over tokens, else sum as in Zheng et al.
+) -> Tensor:  # (B,)
     "Keep each right rationale a margin above each wrong one (Zheng et al. 2023)."
     right, wrong = pairs(owner, positive)
     logp = sequence_logp(logps, mask, normalize)
     return mean_by_owner(F.relu(gamma + logp[wrong] - logp[right]), owner[right], questions)
 
 # %% ../nbs/08_losses.ipynb #98c2d121
-def orpo(logps:Tensor, mask:Tensor, owner:Tensor, positive:Tensor, questions:int) -> Tensor: # (B,)
+def orpo(
+    logps: Tensor, mask: Tensor, owner: Tensor, positive: Tensor, questions: int
+) -> Tensor:  # (B,)
     "Prefer each right rationale to each wrong one by their odds (Hong et al. 2024)."
     right, wrong = pairs(owner, positive)
     logp = sequence_logp(logps, mask)
@@ -75,27 +99,45 @@ def orpo(logps:Tensor, mask:Tensor, owner:Tensor, positive:Tensor, questions:int
     return mean_by_owner(-F.logsigmoid(log_odds[right] - log_odds[wrong]), owner[right], questions)
 
 # %% ../nbs/08_losses.ipynb #5add6f2c
-NEGATIVE_LOSSES = dict(unlikelihood=unlikelihood, click=click, orpo=orpo)  # a new loss on wrong rationales goes here
+NEGATIVE_LOSSES = dict(
+    unlikelihood=unlikelihood, click=click, orpo=orpo
+)  # a new loss on wrong rationales goes here
 
 # %% ../nbs/08_losses.ipynb #aaae6ff3
-def first_wrong(mask:Tensor, wrong:Tensor) -> Tensor: # (R, T) each
+def first_wrong(mask: Tensor, wrong: Tensor) -> Tensor:  # (R, T) each
     "Of each rationale the first token known to be wrong; all tokens where all are wrong, as when nothing is known."
     inside = mask & wrong
     return inside & ((inside.cumsum(-1) == 1) | (inside == mask).all(-1, keepdim=True))
 
 # %% ../nbs/08_losses.ipynb #bf5ec769
-FOCI = {"all": lambda mask, wrong: mask, "span": lambda mask, wrong: mask & wrong, "first": first_wrong}  # what of a wrong rationale a negative loss sees
+FOCI = {
+    "all": lambda mask, wrong: mask,
+    "span": lambda mask, wrong: mask & wrong,
+    "first": first_wrong,
+}  # what of a wrong rationale a negative loss sees
 
 # %% ../nbs/08_losses.ipynb #6d9963e0
-def d_cot_nr(logps:Tensor, mask:Tensor, owner:Tensor, positive:Tensor, questions:int,
-    negative:str|None=None, # a key of `NEGATIVE_LOSSES`; None is d-CoT
-    alpha:float=0.1, # weight of the negative loss
-    wrong_mask:Tensor|None=None, # (R, T) tokens of the wrong rationales that it sees; None is all
-    **settings # of the negative loss, e.g. gamma
-) -> Tensor: # (B,)
+def d_cot_nr(
+    logps: Tensor,
+    mask: Tensor,
+    owner: Tensor,
+    positive: Tensor,
+    questions: int,
+    negative: str | None = None,  # a key of `NEGATIVE_LOSSES`; None is d-CoT
+    alpha: float = 0.1,  # weight of the negative loss
+    wrong_mask: Tensor
+    | None = None,  # (R, T) tokens of the wrong rationales that it sees; None is all
+    **settings,  # of the negative loss, e.g. gamma
+) -> Tensor:  # (B,)
     "The loss of Paper M: d-CoT plus a weighted loss on wrong rationales."
     loss = d_cot(logps, mask, owner, positive, questions)
-    if negative is None: return loss
-    if negative not in NEGATIVE_LOSSES: raise ValueError(f"no negative loss {negative!r}; choose one of {', '.join(NEGATIVE_LOSSES)}")
+    if negative is None:
+        return loss
+    if negative not in NEGATIVE_LOSSES:
+        raise ValueError(
+            f"no negative loss {negative!r}; choose one of {', '.join(NEGATIVE_LOSSES)}"
+        )
     seen = mask if wrong_mask is None else mask & (wrong_mask | positive[:, None])
-    return loss + alpha*NEGATIVE_LOSSES[negative](logps, seen, owner, positive, questions, **settings)
+    return loss + alpha * NEGATIVE_LOSSES[negative](
+        logps, seen, owner, positive, questions, **settings
+    )

@@ -10,7 +10,8 @@ __all__ = ['LANGUAGES', 'FORMAT', 'LOOKS', 'PLACES', 'ARTICLE', 'CUE', 'LETTER',
            'refilled', 'agreement', 'pvc_messages', 'nvc_messages']
 
 # %% ../nbs/02_prompts.ipynb #071b51c8
-import re, unicodedata
+import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -22,292 +23,536 @@ from .questions import Question, canonical
 # %% ../nbs/02_prompts.ipynb #566464df
 class Language(NamedTuple):
     "A language that a teacher can be asked in, and how an answer is announced in it."
-    english: str      # name in English
-    native: str       # name in the language itself
+
+    english: str  # name in English
+    native: str  # name in the language itself
     instruction: str  # the task, ending where the format line follows
-    answer: str       # regex: "answer", with its adjectives
-    link: str = ""    # regex: "is", where the language has such a word
+    answer: str  # regex: "answer", with its adjectives
+    link: str = ""  # regex: "is", where the language has such a word
 
 # %% ../nbs/02_prompts.ipynb #9c5e742e
 LANGUAGES = dict(
-    en=Language("English", "English",
+    en=Language(
+        "English",
+        "English",
         "Answer the multiple-choice question. Before you choose, reason step by step in English, in a few short sentences. "
         "Then write one last line in exactly this form, where X is the letter of the option you choose:",
-        r"answer|(?:correct|right|best) (?:option|choice)", r"is|would be"),
-    ar=Language("Arabic", "العربية",
+        r"answer|(?:correct|right|best) (?:option|choice)",
+        r"is|would be",
+    ),
+    ar=Language(
+        "Arabic",
+        "العربية",
         "أجب عن سؤال الاختيار من متعدد. قبل أن تختار، فكّر خطوة بخطوة باللغة العربية في بضع جمل قصيرة. "
         "ثم اكتب سطرًا أخيرًا بهذه الصيغة تمامًا وبحروف لاتينية، حيث X هو حرف الخيار الذي تختاره:",
-        r"[وف]?(?:ال)?(?:[إا]جابة|جواب)(?: الصحيحة| الصحيح)?", r"هي|هو"),
-    bg=Language("Bulgarian", "български",
+        r"[وف]?(?:ال)?(?:[إا]جابة|جواب)(?: الصحيحة| الصحيح)?",
+        r"هي|هو",
+    ),
+    bg=Language(
+        "Bulgarian",
+        "български",
         "Отговори на въпроса с избираем отговор. Преди да избереш, разсъждавай стъпка по стъпка на български език, с няколко "
         "кратки изречения. След това напиши един последен ред точно в този вид, с латински букви, където X е буквата на избрания отговор:",
-        r"отговор(?:ът|а)?", r"е"),
-    de=Language("German", "Deutsch",
+        r"отговор(?:ът|а)?",
+        r"е",
+    ),
+    de=Language(
+        "German",
+        "Deutsch",
         "Beantworte die Multiple-Choice-Frage. Bevor du wählst, denke Schritt für Schritt auf Deutsch nach, in wenigen kurzen Sätzen. "
         "Schreibe dann eine letzte Zeile in genau dieser Form, wobei X der Buchstabe der gewählten Option ist:",
-        r"antwort|lösung", r"ist|lautet|wäre"),
-    es=Language("Spanish", "español",
+        r"antwort|lösung",
+        r"ist|lautet|wäre",
+    ),
+    es=Language(
+        "Spanish",
+        "español",
         "Responde a la pregunta de opción múltiple. Antes de elegir, razona paso a paso en español, con unas pocas frases cortas. "
         "Después escribe una última línea exactamente con esta forma, donde X es la letra de la opción que eliges:",
-        r"respuesta(?: correcta)?", r"es|sería"),
-    fr=Language("French", "français",
+        r"respuesta(?: correcta)?",
+        r"es|sería",
+    ),
+    fr=Language(
+        "French",
+        "français",
         "Réponds à la question à choix multiple. Avant de choisir, raisonne étape par étape en français, en quelques phrases courtes. "
         "Écris ensuite une dernière ligne exactement sous cette forme, où X est la lettre de l'option choisie :",
-        r"réponse(?: correcte| juste)?", r"est|serait"),
-    hr=Language("Croatian", "hrvatski",
+        r"réponse(?: correcte| juste)?",
+        r"est|serait",
+    ),
+    hr=Language(
+        "Croatian",
+        "hrvatski",
         "Odgovori na pitanje višestrukog izbora. Prije nego što odabereš, razmišljaj korak po korak na hrvatskom jeziku, u nekoliko "
         "kratkih rečenica. Zatim napiši jedan posljednji redak točno u ovom obliku, gdje je X slovo odabranog odgovora:",
-        r"odgovor", r"je"),
-    hu=Language("Hungarian", "magyar",
+        r"odgovor",
+        r"je",
+    ),
+    hu=Language(
+        "Hungarian",
+        "magyar",
         "Válaszolj a feleletválasztós kérdésre. Mielőtt választasz, gondolkodj lépésről lépésre magyarul, néhány rövid mondatban. "
         "Ezután írj egy utolsó sort pontosan ebben a formában, ahol X a választott lehetőség betűjele:",
-        r"válasz", r"az?"),
-    it=Language("Italian", "italiano",
+        r"válasz",
+        r"az?",
+    ),
+    it=Language(
+        "Italian",
+        "italiano",
         "Rispondi alla domanda a scelta multipla. Prima di scegliere, ragiona passo per passo in italiano, con poche frasi brevi. "
         "Poi scrivi un'ultima riga esattamente in questa forma, dove X è la lettera dell'opzione scelta:",
-        r"risposta(?: corretta| giusta| esatta)?", r"è|sarebbe"),
-    lt=Language("Lithuanian", "lietuvių",
+        r"risposta(?: corretta| giusta| esatta)?",
+        r"è|sarebbe",
+    ),
+    lt=Language(
+        "Lithuanian",
+        "lietuvių",
         "Atsakyk į klausimą su pasirenkamaisiais atsakymais. Prieš pasirinkdamas samprotauk žingsnis po žingsnio lietuvių kalba, "
         "keliais trumpais sakiniais. Tada parašyk vieną paskutinę eilutę tiksliai tokia forma, kur X yra pasirinkto atsakymo raidė:",
-        r"atsakymas", r"yra"),
-    mk=Language("North Macedonian", "македонски",
+        r"atsakymas",
+        r"yra",
+    ),
+    mk=Language(
+        "North Macedonian",
+        "македонски",
         "Одговори на прашањето со повеќе понудени одговори. Пред да избереш, размислувај чекор по чекор на македонски јазик, во неколку "
         "кратки реченици. Потоа напиши еден последен ред точно во оваа форма, со латински букви, каде што X е буквата на избраниот одговор:",
-        r"одговор(?:от)?", r"е"),
-    pl=Language("Polish", "polski",
+        r"одговор(?:от)?",
+        r"е",
+    ),
+    pl=Language(
+        "Polish",
+        "polski",
         "Odpowiedz na pytanie wielokrotnego wyboru. Zanim wybierzesz, rozumuj krok po kroku po polsku, w kilku krótkich zdaniach. "
         "Następnie napisz jeden ostatni wiersz dokładnie w tej postaci, gdzie X to litera wybranej odpowiedzi:",
-        r"odpowied(?:ź|zią)", r"to|jest"),
-    pt=Language("Portuguese", "português",
+        r"odpowied(?:ź|zią)",
+        r"to|jest",
+    ),
+    pt=Language(
+        "Portuguese",
+        "português",
         "Responde à pergunta de escolha múltipla. Antes de escolher, raciocina passo a passo em português, em poucas frases curtas. "
         "Depois escreve uma última linha exatamente nesta forma, em que X é a letra da opção que escolhes:",
-        r"resposta(?: correta| certa)?", r"é|seria"),
-    sq=Language("Albanian", "shqip",
+        r"resposta(?: correta| certa)?",
+        r"é|seria",
+    ),
+    sq=Language(
+        "Albanian",
+        "shqip",
         "Përgjigju pyetjes me alternativa. Para se të zgjedhësh, arsyeto hap pas hapi në shqip, me pak fjali të shkurtra. "
         "Pastaj shkruaj një rresht të fundit saktësisht në këtë formë, ku X është shkronja e alternativës së zgjedhur:",
-        r"përgjigj(?:j?a|e)(?: e saktë)?", r"është"),
-    sr=Language("Serbian", "српски",
+        r"përgjigj(?:j?a|e)(?: e saktë)?",
+        r"është",
+    ),
+    sr=Language(
+        "Serbian",
+        "српски",
         "Одговори на питање са понуђеним одговорима. Пре него што изабереш, размишљај корак по корак на српском језику, ћирилицом, у неколико "
         "кратких реченица. Затим напиши један последњи ред тачно у овом облику, латиничним словима, где је X слово изабраног одговора:",
-        r"одговор", r"је"),
-    tr=Language("Turkish", "Türkçe",
+        r"одговор",
+        r"је",
+    ),
+    tr=Language(
+        "Turkish",
+        "Türkçe",
         "Çoktan seçmeli soruyu yanıtla. Seçmeden önce, birkaç kısa cümleyle Türkçe olarak adım adım düşün. "
         "Sonra, X seçtiğin şıkkın harfi olmak üzere, tam olarak şu biçimde son bir satır yaz:",
-        r"cevap|yanıt"),
-    vi=Language("Vietnamese", "Tiếng Việt",
+        r"cevap|yanıt",
+    ),
+    vi=Language(
+        "Vietnamese",
+        "Tiếng Việt",
         "Hãy trả lời câu hỏi trắc nghiệm. Trước khi chọn, hãy suy luận từng bước bằng tiếng Việt, trong vài câu ngắn. "
         "Sau đó viết một dòng cuối cùng đúng theo dạng này, trong đó X là chữ cái của phương án bạn chọn:",
-        r"đáp án(?: đúng)?|câu trả lời(?: đúng)?", r"là"))
+        r"đáp án(?: đúng)?|câu trả lời(?: đúng)?",
+        r"là",
+    ),
+)
 
 # %% ../nbs/02_prompts.ipynb #3ae44552
 FORMAT = "Answer: (X)"
 
-def language_named(code:str, # ISO 639-1
-                  )->Language: # ValueError names the nearest known code
+
+def language_named(
+    code: str,  # ISO 639-1
+) -> Language:  # ValueError names the nearest known code
     "The entry of `LANGUAGES` for `code`."
-    if code in LANGUAGES: return LANGUAGES[code]
+    if code in LANGUAGES:
+        return LANGUAGES[code]
     near = get_close_matches(code, LANGUAGES, 1, 0) or list(LANGUAGES)
-    raise ValueError(f"no prompt in language {code!r}: use one of {', '.join(LANGUAGES)} (nearest: {near[0]}), or add an entry to LANGUAGES")
+    raise ValueError(
+        f"no prompt in language {code!r}: use one of {', '.join(LANGUAGES)} (nearest: {near[0]}), or add an entry to LANGUAGES"
+    )
 
 # %% ../nbs/02_prompts.ipynb #b28e7080
-def cot_messages(question:Question, # stem and options are given in their own language
-                 language:str,      # ISO code of the instruction, and so of the rationale
-                )->list[dict[str, str]]: # chat messages: system, user
+def cot_messages(
+    question: Question,  # stem and options are given in their own language
+    language: str,  # ISO code of the instruction, and so of the rationale
+) -> list[dict[str, str]]:  # chat messages: system, user
     "Ask for step-by-step reasoning in `language`, then the answer (paper silent on the wording)."
     options = "\n".join(f"({letter}) {text}" for letter, text in question.choices.items())
-    return [dict(role="system", content=f"{language_named(language).instruction}\n{FORMAT}"),
-            dict(role="user", content=f"{question.stem}\n\n{options}")]
+    return [
+        dict(role="system", content=f"{language_named(language).instruction}\n{FORMAT}"),
+        dict(role="user", content=f"{question.stem}\n\n{options}"),
+    ]
 
 # %% ../nbs/02_prompts.ipynb #e0731b6b
 @dataclass(frozen=True)
 class Reply:
     "A teacher's reply, read: exactly one of `predicted` and `reason` is None."
-    rationale: str          # without the answer line; "" when the teacher gave nothing but an answer
-    predicted: str|None     # option letter
-    reason: str|None = None # why no option could be read
+
+    rationale: str  # without the answer line; "" when the teacher gave nothing but an answer
+    predicted: str | None  # option letter
+    reason: str | None = None  # why no option could be read
 
 # %% ../nbs/02_prompts.ipynb #66908c07
-LOOKS = dict(zip("АВСЕНІЈКМОРЅТХ", "ABCEHIJKMOPSTX"))                          # Cyrillic letter -> the Latin one it looks like
-PLACES = dict(zip("АБВГДЕЖЗ" + "ابجدهوزح" + "أإ", "ABCDEFGH" + "ABCDEFGH" + "AA")) # alphabet (Cyrillic), abjad order (Arabic)
+LOOKS = dict(
+    zip("АВСЕНІЈКМОРЅТХ", "ABCEHIJKMOPSTX")
+)  # Cyrillic letter -> the Latin one it looks like
+PLACES = dict(
+    zip("АБВГДЕЖЗ" + "ابجدهوزح" + "أإ", "ABCDEFGH" + "ABCDEFGH" + "AA")
+)  # alphabet (Cyrillic), abjad order (Arabic)
 
-def letter_options(letter:str,        # one character of any script
-                   choices:dict,      # letter -> text
-                  )->set[str]:        # empty: not an option; two: it cannot be told
+
+def letter_options(
+    letter: str,  # one character of any script
+    choices: dict,  # letter -> text
+) -> set[str]:  # empty: not an option; two: it cannot be told
     "The options that `letter` can stand for, by look and by place."
     letter = letter.upper()
     return {letter, LOOKS.get(letter), PLACES.get(letter)} & set(choices)
 
 # %% ../nbs/02_prompts.ipynb #c7ef40bb
-def plain(text:str)->str:
+def plain(text: str) -> str:
     "`text` as it is compared: NFKC, no direction marks, no Markdown emphasis."
-    text = re.sub(r"[\u061c\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff*_`#]", "", unicodedata.normalize("NFKC", text))
+    text = re.sub(
+        r"[\u061c\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff*_`#]",
+        "",
+        unicodedata.normalize("NFKC", text),
+    )
     return re.sub(r"\s+", " ", text).strip()
+
 
 ARTICLE = re.compile(r"^(?:(?:the|an?|der|die|das|le|la|les|il|lo|el|los|las|os?|az) |l')")
 
-def text_options(text:str, choices:dict)->set[str]:
+
+def text_options(text: str, choices: dict) -> set[str]:
     "The options whose text `text` is, up to case, punctuation at its ends and an article."
-    def key(t): return plain(t).casefold().strip(" .,;:!?()[]\"'«»„“”—–-،؟")
-    def bare(t): return ARTICLE.sub("", key(t))
+
+    def key(t):
+        return plain(t).casefold().strip(" .,;:!?()[]\"'«»„“”—–-،؟")
+
+    def bare(t):
+        return ARTICLE.sub("", key(t))
+
     exact = {letter for letter, t in choices.items() if key(text) and key(t) == key(text)}
-    return exact or {letter for letter, t in choices.items() if bare(text) and bare(t) == bare(text)}
+    return exact or {
+        letter for letter, t in choices.items() if bare(text) and bare(t) == bare(text)
+    }
 
 # %% ../nbs/02_prompts.ipynb #aae95b3b
-CUE = re.compile(rf"(?<!\w)(?:{'|'.join(l.answer for l in LANGUAGES.values())})(?!\w)"
-                 rf"(?P<link>(?:\s+(?:{'|'.join(l.link for l in LANGUAGES.values() if l.link)})(?!\w))?\s*[:=–—-]?)\s*(?:option )?", re.I)
-LETTER = re.compile(r"""[("'«„\[]*(?:(?<=[(\[])(?P<a>[^\W\d_])\s*[)\]]|(?P<b>[A-ZА-Я])(?!\w)|(?P<c>[^\W\d_])(?=\s*(?:[).,:;]|$)))[)\].:]*""")
-ANOTHER = re.compile(r"\s*(?:\((\w)\)|(?:[,/&+]\s*(?:\w{1,4}\s+)?|\w{1,4}\s+)(?:\((\w)\)|([A-ZА-Я])(?!\w)))")
+CUE = re.compile(
+    rf"(?<!\w)(?:{'|'.join(l.answer for l in LANGUAGES.values())})(?!\w)"
+    rf"(?P<link>(?:\s+(?:{'|'.join(l.link for l in LANGUAGES.values() if l.link)})(?!\w))?\s*[:=–—-]?)\s*(?:option )?",
+    re.I,
+)
+LETTER = re.compile(
+    r"""[("'«„\[]*(?:(?<=[(\[])(?P<a>[^\W\d_])\s*[)\]]|(?P<b>[A-ZА-Я])(?!\w)|(?P<c>[^\W\d_])(?=\s*(?:[).,:;]|$)))[)\].:]*"""
+)
+ANOTHER = re.compile(
+    r"\s*(?:\((\w)\)|(?:[,/&+]\s*(?:\w{1,4}\s+)?|\w{1,4}\s+)(?:\((\w)\)|([A-ZА-Я])(?!\w)))"
+)
 
-def options_named(words:str,    # what follows "the answer is"
-                  choices:dict,
-                  whole:bool,   # must the words name an option and say nothing else?
-                 )->tuple[set[str]|None, str|None]: # letters (None: this is no answer), reason when not exactly one
+
+def options_named(
+    words: str,  # what follows "the answer is"
+    choices: dict,
+    whole: bool,  # must the words name an option and say nothing else?
+) -> tuple[
+    set[str] | None, str | None
+]:  # letters (None: this is no answer), reason when not exactly one
     "The options that `words` name."
     if not (m := LETTER.match(words)):
         found = text_options(words, choices)
         return (found, "several answers" if len(found) > 1 else None) if found else (None, None)
-    letter, rest = next(g for g in m.groups() if g), words[m.end():]
-    named, texts, more = letter_options(letter, choices), text_options(rest, choices), ANOTHER.match(rest)
-    if texts: named = named & texts or named | texts
-    elif whole and not re.fullmatch(r"\W*|'\w+\W*|\s*şık\w*\W*", rest): return None, None
-    elif more: named = named | letter_options(next(g for g in more.groups() if g), choices)
-    if len(named) == 1: return named, None
-    return named, "not an option" if not named else "several answers" if letter.isascii() or texts or more else "ambiguous letter"
+    letter, rest = next(g for g in m.groups() if g), words[m.end() :]
+    named, texts, more = (
+        letter_options(letter, choices),
+        text_options(rest, choices),
+        ANOTHER.match(rest),
+    )
+    if texts:
+        named = named & texts or named | texts
+    elif whole and not re.fullmatch(r"\W*|'\w+\W*|\s*şık\w*\W*", rest):
+        return None, None
+    elif more:
+        named = named | letter_options(next(g for g in more.groups() if g), choices)
+    if len(named) == 1:
+        return named, None
+    return (
+        named,
+        "not an option"
+        if not named
+        else "several answers"
+        if letter.isascii() or texts or more
+        else "ambiguous letter",
+    )
 
 # %% ../nbs/02_prompts.ipynb #c50b75e2
 STRICT = re.compile(r"Answer: \(([A-Z])\)")
-REFUSAL = re.compile(r"(?:i(?:'|’)?m (?:very |really |so )?sorry|sorry|i (?:can(?:'|’)t|cannot|am unable to|won(?:'|’)t) (?:help|assist|answer|provide|comply)|as an ai)\b", re.I)
+REFUSAL = re.compile(
+    r"(?:i(?:'|’)?m (?:very |really |so )?sorry|sorry|i (?:can(?:'|’)t|cannot|am unable to|won(?:'|’)t) (?:help|assist|answer|provide|comply)|as an ai)\b",
+    re.I,
+)
 
-def clause(sentence:str)->int:
+
+def clause(sentence: str) -> int:
     "Where the clause that states the answer begins: after at least three words and a comma, or at 0."
     cues = [m.start() for m in CUE.finditer(sentence)]
-    commas = [m.start() for m in re.finditer(r"[,;،]\s", sentence[:cues[-1]])] if cues else []
-    return commas[-1] if commas and len(sentence[:commas[-1]].split()) > 2 else 0
+    commas = [m.start() for m in re.finditer(r"[,;،]\s", sentence[: cues[-1]])] if cues else []
+    return commas[-1] if commas and len(sentence[: commas[-1]].split()) > 2 else 0
 
-def answer_statements(text:str, choices:dict)->list[tuple[int, int, set[str], str|None]]: # start, end, letters, reason
+
+def answer_statements(
+    text: str, choices: dict
+) -> list[tuple[int, int, set[str], str | None]]:  # start, end, letters, reason
     "Every place in `text` that states an answer; a line that opens with one is taken whole, others by sentence."
     found = []
     for line in re.finditer(r"\S[^\n]*", text):
         m = CUE.match(plain(line[0]))
-        parts = [line] if m and m["link"].strip() else re.finditer(r"\S.*?(?:[.!?؟](?=\s|$)|$)", line[0])
+        parts = (
+            [line]
+            if m and m["link"].strip()
+            else re.finditer(r"\S.*?(?:[.!?؟](?=\s|$)|$)", line[0])
+        )
         for part in parts:
             start = part.start() + (part is not line) * line.start()
             for cue in CUE.finditer(words := plain(part[0])):
-                named, reason = options_named(words[cue.end():], choices, whole=not cue["link"].strip())
-                if named is None and part is line and cue.start() == 0 and words[cue.end():]: named, reason = set(), "not an option"
-                if named is not None: found.append((start + (part is not line and clause(part[0])), start + len(part[0]), named, reason))
+                named, reason = options_named(
+                    words[cue.end() :], choices, whole=not cue["link"].strip()
+                )
+                if named is None and part is line and cue.start() == 0 and words[cue.end() :]:
+                    named, reason = set(), "not an option"
+                if named is not None:
+                    found.append(
+                        (
+                            start + (part is not line and clause(part[0])),
+                            start + len(part[0]),
+                            named,
+                            reason,
+                        )
+                    )
     return found
 
-def bare_options(text:str, choices:dict)->list[tuple[int, int, set[str], str|None]]: # start, end, letters, reason
+
+def bare_options(
+    text: str, choices: dict
+) -> list[tuple[int, int, set[str], str | None]]:  # start, end, letters, reason
     "The lines of `text` that are nothing but an option; none when the last line is not one."
-    found = [(l.start(), l.end(), *options_named(plain(l[0]).lstrip("->• "), choices, whole=True)) for l in re.finditer(r"\S[^\n]*", text)]
+    found = [
+        (l.start(), l.end(), *options_named(plain(l[0]).lstrip("->• "), choices, whole=True))
+        for l in re.finditer(r"\S[^\n]*", text)
+    ]
     return [f for f in found if f[2]] if found and found[-1][2] else []
 
 # %% ../nbs/02_prompts.ipynb #ed4d3beb
-def parse_reply(text:str,                   # raw completion
-                question:Question,          # whose options the reply chooses from
-                finish_reason:str|None=None, # of the completion: "stop", "length", "content_filter", "refusal"
-               )->Reply: # nothing is raised: what cannot be read has a reason
+def parse_reply(
+    text: str,  # raw completion
+    question: Question,  # whose options the reply chooses from
+    finish_reason: str
+    | None = None,  # of the completion: "stop", "length", "content_filter", "refusal"
+) -> Reply:  # nothing is raised: what cannot be read has a reason
     "Split a reply into its rationale and its answer."
     text, choices = (text or "").strip(), question.choices
-    if finish_reason in ("content_filter", "refusal"): return Reply(text, None, "refusal")
-    if not text: return Reply("", None, "truncated" if finish_reason == "length" else "empty")
+    if finish_reason in ("content_filter", "refusal"):
+        return Reply(text, None, "refusal")
+    if not text:
+        return Reply("", None, "truncated" if finish_reason == "length" else "empty")
     start = text.rfind("\n") + 1
-    if (m := STRICT.fullmatch(text[start:].strip())) and m[1] in choices: return Reply(text[:start].strip(), m[1])
+    if (m := STRICT.fullmatch(text[start:].strip())) and m[1] in choices:
+        return Reply(text[:start].strip(), m[1])
     found = answer_statements(text, choices) or bare_options(text, choices)
     found = [f for f in found if f[2]] or found
-    if finish_reason == "length" and not (found and found[-1][1] == len(text)): return Reply(text, None, "truncated")
-    if not found: return Reply(text, None, "refusal" if REFUSAL.match(text) else "no answer line")
+    if finish_reason == "length" and not (found and found[-1][1] == len(text)):
+        return Reply(text, None, "truncated")
+    if not found:
+        return Reply(text, None, "refusal" if REFUSAL.match(text) else "no answer line")
     start, end, named, reason = found[-1]
-    if not reason and any(f[2] != named for f in found): reason = "several answers"
-    if reason: return Reply(text, None, reason)
+    if not reason and any(f[2] != named for f in found):
+        reason = "several answers"
+    if reason:
+        return Reply(text, None, reason)
     before, after = text[:start].rstrip(), text[end:].strip()
-    lead, last = before[:before.rfind("\n") + 1], before[before.rfind("\n") + 1:]
-    if CUE.fullmatch(plain(last)): before = lead.rstrip()  # "Answer:" on a line of its own
-    return Reply(("\n" if "\n" in text[len(before):end] else " ").join(filter(None, (before, after))), *named)
+    lead, last = before[: before.rfind("\n") + 1], before[before.rfind("\n") + 1 :]
+    if CUE.fullmatch(plain(last)):
+        before = lead.rstrip()  # "Answer:" on a line of its own
+    return Reply(
+        ("\n" if "\n" in text[len(before) : end] else " ").join(filter(None, (before, after))),
+        *named,
+    )
 
 # %% ../nbs/02_prompts.ipynb #5c51b51d
-def listed(question:Question)->str: return f"{question.stem}\n\n" + "\n".join(f"({letter}) {text}" for letter, text in question.choices.items())
+def listed(question: Question) -> str:
+    return f"{question.stem}\n\n" + "\n".join(
+        f"({letter}) {text}" for letter, text in question.choices.items()
+    )
 
-def asked(question:Question, # whose answer is shown; a ValueError where there is none
-          task:str,
-          about:str,         # what is said of the right option, before it is named
-         )->list[dict[str, str]]: # chat messages: system, user
+
+def asked(
+    question: Question,  # whose answer is shown; a ValueError where there is none
+    task: str,
+    about: str,  # what is said of the right option, before it is named
+) -> list[dict[str, str]]:  # chat messages: system, user
     "A prompt that shows the answer."
-    if question.answer is None: raise ValueError(f"{question.id}: this prompt shows the right option, and the question has none")
-    return [dict(role="system", content=task), dict(role="user", content=f"{listed(question)}\n\n{about}: ({question.answer}) {question.answer_text}")]
+    if question.answer is None:
+        raise ValueError(
+            f"{question.id}: this prompt shows the right option, and the question has none"
+        )
+    return [
+        dict(role="system", content=task),
+        dict(
+            role="user",
+            content=f"{listed(question)}\n\n{about}: ({question.answer}) {question.answer_text}",
+        ),
+    ]
 
 # %% ../nbs/02_prompts.ipynb #3abb8676
-def topic_messages(question:Question, language:str="en")->list[dict[str, str]]: # chat messages: system, user
+def topic_messages(
+    question: Question, language: str = "en"
+) -> list[dict[str, str]]:  # chat messages: system, user
     "Ask for the words that the answer depends on."
-    task = ("Name the topic words of the multiple-choice question: the words or phrases that decide which option is right, and the noun phrases that cause it. "
-            "Copy each exactly as it stands in the question, not in the options, one on a line. Write nothing else.")
+    task = (
+        "Name the topic words of the multiple-choice question: the words or phrases that decide which option is right, and the noun phrases that cause it. "
+        "Copy each exactly as it stands in the question, not in the options, one on a line. Write nothing else."
+    )
     return [dict(role="system", content=task), dict(role="user", content=listed(question))]
 
-def topic_words(text:str)->list[str]: # in the order of the reply, without repetitions; empty when it names none
+
+def topic_words(
+    text: str,
+) -> list[str]:  # in the order of the reply, without repetitions; empty when it names none
     "Read a list of topic words, one on a line or set apart by commas."
-    named = (re.sub(r"^\s*(?:[-*•]|\d+[.)])?\s*", "", word).strip(" .:*_\"'«»“”") for word in re.split(r"[\n,;]", text or ""))
+    named = (
+        re.sub(r"^\s*(?:[-*•]|\d+[.)])?\s*", "", word).strip(" .:*_\"'«»“”")
+        for word in re.split(r"[\n,;]", text or "")
+    )
     return list({canonical(word): word for word in named if re.search(r"\w", word)}.values())
 
 # %% ../nbs/02_prompts.ipynb #0bf00a1c
-def target_messages(question:Question, language:str="en")->list[dict[str, str]]: # chat messages: system, user
+def target_messages(
+    question: Question, language: str = "en"
+) -> list[dict[str, str]]:  # chat messages: system, user
     "Ask which other option the question could be changed for."
-    task = ("A few words of the multiple-choice question are going to be changed so that another option becomes its only right answer. Choose the option for which that takes the "
-            "smallest change; not the one that is right now. Write one line in exactly this form and nothing else, where X is the letter of the option you choose:\n" + FORMAT)
+    task = (
+        "A few words of the multiple-choice question are going to be changed so that another option becomes its only right answer. Choose the option for which that takes the "
+        "smallest change; not the one that is right now. Write one line in exactly this form and nothing else, where X is the letter of the option you choose:\n"
+        + FORMAT
+    )
     return asked(question, task, "Right option")
 
 # %% ../nbs/02_prompts.ipynb #07ab10a0
 MASK = "[MASK]"
 
-def refill_messages(question:Question,   # its stem with masks; `answer` is the target
-                    language:str="en",   # of the new question
-                   )->list[dict[str, str]]: # chat messages: system, user
+
+def refill_messages(
+    question: Question,  # its stem with masks; `answer` is the target
+    language: str = "en",  # of the new question
+) -> list[dict[str, str]]:  # chat messages: system, user
     "Ask for words in place of the masks that make the target right."
-    if MASK not in question.stem: raise ValueError(f"{question.id}: nothing is masked; write {MASK} in place of the topic words")
-    task = (f"Words of the multiple-choice question are hidden behind {MASK}. Fill every {MASK} with words in {language_named(language).english}, so that the question makes sense "
-            "and the target option is its only right answer. Do not name the option in the question, and keep every other word as it is. "
-            "Reply with the whole new question on one line, in exactly this form:\nQuestion: ...")
+    if MASK not in question.stem:
+        raise ValueError(
+            f"{question.id}: nothing is masked; write {MASK} in place of the topic words"
+        )
+    task = (
+        f"Words of the multiple-choice question are hidden behind {MASK}. Fill every {MASK} with words in {language_named(language).english}, so that the question makes sense "
+        "and the target option is its only right answer. Do not name the option in the question, and keep every other word as it is. "
+        "Reply with the whole new question on one line, in exactly this form:\nQuestion: ..."
+    )
     return asked(question, task, "Target option")
 
-def spaced(text:str)->str: return " ".join(unicodedata.normalize("NFKC", text).split())
 
-SLOT = re.compile(r"(?:\b(an?)\s+)?\[MASK\]", re.I) # a mask, with the article whose form hangs on what follows
+def spaced(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).split())
 
-def fills(said:str, masked:str)->list[str]|None: # one per mask, with the article before it; None where other words changed
+
+SLOT = re.compile(
+    r"(?:\b(an?)\s+)?\[MASK\]", re.I
+)  # a mask, with the article whose form hangs on what follows
+
+
+def fills(
+    said: str, masked: str
+) -> list[str] | None:  # one per mask, with the article before it; None where other words changed
     "What `said` puts in place of each mask."
-    for form in (spaced, plain):  # a blank such as _____ is part of the question; stars around words may be the teacher's
+    for form in (
+        spaced,
+        plain,
+    ):  # a blank such as _____ is part of the question; stars around words may be the teacher's
         parts = SLOT.split(form(masked))  # visible, article or None, visible, …
-        steps = [(r"(an? \S(?:.*?\S)??)" if article else r"(\S(?:.*?\S)??)") + re.escape(visible) + "(?=an? )"*bool(following)
-            for article, visible, following in zip(parts[1::2], parts[2::2], [*parts[3::2], None])]
-        steps = [f"(?>{step})" for step in steps[:-1]] + steps[-1:]  # each at its first place: no search through all ways to divide the words
-        if m := re.fullmatch(re.escape(parts[0]) + "".join(steps), form(said), re.I): return list(m.groups())
+        steps = [
+            (r"(an? \S(?:.*?\S)??)" if article else r"(\S(?:.*?\S)??)")
+            + re.escape(visible)
+            + "(?=an? )" * bool(following)
+            for article, visible, following in zip(parts[1::2], parts[2::2], [*parts[3::2], None])
+        ]
+        steps = [f"(?>{step})" for step in steps[:-1]] + steps[
+            -1:
+        ]  # each at its first place: no search through all ways to divide the words
+        if m := re.fullmatch(re.escape(parts[0]) + "".join(steps), form(said), re.I):
+            return list(m.groups())
 
-def refilled(text:str, question:Question)->tuple[str|None, str|None]: # new stem; or None and why
+
+def refilled(
+    text: str, question: Question
+) -> tuple[str | None, str | None]:  # new stem; or None and why
     "Read a refill: no mask is left, and every other word is in its place."
-    if not (lines := re.findall(r"^\W*question\W*:[\s*_]*(.*\S)", text or "", re.I | re.M)): return None, "no question line"
-    if MASK in lines[-1]: return None, "a mask is left"
-    found = fills(lines[-1], question.stem) or fills(lines[-1].strip("\"“”«» "), question.stem)
-    if not found: return None, "other words changed"
+    if not (lines := re.findall(r"^\W*question\W*:[\s*_]*(.*\S)", text or "", re.I | re.M)):
+        return None, "no question line"
+    if MASK in lines[-1]:
+        return None, "a mask is left"
+    found = fills(lines[-1], question.stem) or fills(lines[-1].strip('"“”«» '), question.stem)
+    if not found:
+        return None, "other words changed"
     return SLOT.sub(lambda _: found.pop(0), question.stem), None
 
 # %% ../nbs/02_prompts.ipynb #7b0f2092
-def agreement(replies:list[Reply], target:str)->float: # share, 0 to 1; an unread reply does not agree
+def agreement(
+    replies: list[Reply], target: str
+) -> float:  # share, 0 to 1; an unread reply does not agree
     "How far sampled replies agree on the target answer."
-    return sum(r.predicted == target for r in replies)/len(replies) if replies else 0.0
+    return sum(r.predicted == target for r in replies) / len(replies) if replies else 0.0
 
 # %% ../nbs/02_prompts.ipynb #6a488b52
-def pvc_messages(question:Question, language:str)->list[dict[str, str]]: # chat messages: system, user
+def pvc_messages(
+    question: Question, language: str
+) -> list[dict[str, str]]:  # chat messages: system, user
     "Ask why the right option is right (positive view, Paper C)."
-    task = (f"Explain step by step in {language_named(language).english}, in a few short sentences, why the right option answers the question. Say nothing of the other options, and do not say "
-            "that you were told the answer. Then write one last line in exactly this form, where X is the letter of the right option:\n" + FORMAT)
+    task = (
+        f"Explain step by step in {language_named(language).english}, in a few short sentences, why the right option answers the question. Say nothing of the other options, and do not say "
+        "that you were told the answer. Then write one last line in exactly this form, where X is the letter of the right option:\n"
+        + FORMAT
+    )
     return asked(question, task, "Right option")
 
-def nvc_messages(question:Question, language:str)->list[dict[str, str]]: # chat messages: system, user
+
+def nvc_messages(
+    question: Question, language: str
+) -> list[dict[str, str]]:  # chat messages: system, user
     "Ask why each wrong option is wrong (negative view, Paper C)."
-    task = (f"Rule the wrong options out in {language_named(language).english}: for each of them in turn, one short sentence that begins with its letter in brackets and says why it does not answer the "
-            "question. Do not say that you were told the answer. Then write one last line in exactly this form, where X is the letter of the option that remains:\n" + FORMAT)
+    task = (
+        f"Rule the wrong options out in {language_named(language).english}: for each of them in turn, one short sentence that begins with its letter in brackets and says why it does not answer the "
+        "question. Do not say that you were told the answer. Then write one last line in exactly this form, where X is the letter of the option that remains:\n"
+        + FORMAT
+    )
     return asked(question, task, "Right option")
 
 # %% ../nbs/02_prompts.ipynb #13a34a59
-PROMPTS: dict[str, Callable[[Question, str], list[dict]]] = dict(cot=cot_messages, topic=topic_messages, target=target_messages, refill=refill_messages, pvc=pvc_messages, nvc=nvc_messages)
-SHOWN = frozenset({"target", "pvc", "nvc"}) # views whose prompt shows the right answer
+PROMPTS: dict[str, Callable[[Question, str], list[dict]]] = dict(
+    cot=cot_messages,
+    topic=topic_messages,
+    target=target_messages,
+    refill=refill_messages,
+    pvc=pvc_messages,
+    nvc=nvc_messages,
+)
+SHOWN = frozenset({"target", "pvc", "nvc"})  # views whose prompt shows the right answer

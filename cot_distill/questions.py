@@ -9,7 +9,10 @@ __all__ = ['LETTERS', 'OPTIONS_INSIDE', 'EXAMS_LANGUAGES', 'OFFICIAL', 'NO_TEST_
            'check_request', 'say_dropped', 'load_questions']
 
 # %% ../nbs/00_questions.ipynb #b03a5891
-import hashlib, os, re, warnings
+import hashlib
+import os
+import re
+import warnings
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,16 +26,21 @@ from fastcore.basics import listify, patch
 # %% ../nbs/00_questions.ipynb #5665dcb7
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
-def fault(q) -> str|None:
+
+def fault(q) -> str | None:
     "What is wrong with a question, by field and with the remedy; None when nothing is"
     labels = list(q.choices)
-    if not str(q.stem or "").strip(): return "stem is empty: restore its text or drop the row"
-    if len(labels) < 2: return f"choices holds {len(labels)} option(s): give at least two"
-    if labels != list(LETTERS[:len(labels)]):
+    if not str(q.stem or "").strip():
+        return "stem is empty: restore its text or drop the row"
+    if len(labels) < 2:
+        return f"choices holds {len(labels)} option(s): give at least two"
+    if labels != list(LETTERS[: len(labels)]):
         return f"choices is labelled {', '.join(map(str, labels))}: label the options A, B, C … in order"
     empty = [label for label, text in q.choices.items() if not str(text or "").strip()]
-    if empty: return f"choices has no text for {', '.join(empty)}: restore it or drop the row"
-    if q.answer not in (None, *labels): return f"answer {q.answer!r} is none of {', '.join(labels)}: give one of these, or None"
+    if empty:
+        return f"choices has no text for {', '.join(empty)}: restore it or drop the row"
+    if q.answer not in (None, *labels):
+        return f"answer {q.answer!r} is none of {', '.join(labels)}: give one of these, or None"
     if not re.fullmatch("[a-z]{2}", str(q.language)):
         return f"language {q.language!r} is not an ISO 639-1 code: write 'bg', not 'Bulgarian'"
 
@@ -40,205 +48,295 @@ def fault(q) -> str|None:
 @dataclass(frozen=True)
 class Question:
     "A multiple-choice question; a ValueError names the question, the field at fault and the remedy"
-    id:str # As in the benchmark's own files
-    benchmark:str # A name in `BENCHMARKS`, or the lab's
-    language:str # ISO 639-1 code
-    stem:str # The question without its options
-    choices:dict[str,str] # Letter to text, in order: {"A": …, "B": …}
-    answer:str|None=None # Letter of the right option; None when it is not published
-    subject:str|None=None # School subject, where the benchmark gives one
+
+    id: str  # As in the benchmark's own files
+    benchmark: str  # A name in `BENCHMARKS`, or the lab's
+    language: str  # ISO 639-1 code
+    stem: str  # The question without its options
+    choices: dict[str, str]  # Letter to text, in order: {"A": …, "B": …}
+    answer: str | None = None  # Letter of the right option; None when it is not published
+    subject: str | None = None  # School subject, where the benchmark gives one
 
     def __post_init__(self):
-        if why := fault(self): raise ValueError(f"question {self.id!r}: {why}")
-    def __hash__(self): return hash((self.benchmark, self.language, self.id))
+        if why := fault(self):
+            raise ValueError(f"question {self.id!r}: {why}")
+
+    def __hash__(self):
+        return hash((self.benchmark, self.language, self.id))
 
 # %% ../nbs/00_questions.ipynb #08b7431c
 @patch(as_prop=True)
-def answer_text(self:Question) -> str|None:
+def answer_text(self: Question) -> str | None:
     "Text of the right option; None when the answer is not published"
     return self.choices.get(self.answer)
 
+
 @patch
-def _repr_markdown_(self:Question):
-    options = [f"- **({label}) {text}** ✓" if label == self.answer else f"- ({label}) {text}" for label, text in self.choices.items()]
+def _repr_markdown_(self: Question):
+    options = [
+        f"- **({label}) {text}** ✓" if label == self.answer else f"- ({label}) {text}"
+        for label, text in self.choices.items()
+    ]
     about = " · ".join(filter(None, [self.benchmark, self.language, self.subject, self.id]))
     return "\n".join([self.stem, "", *options, "", f"*{about}*"])
 
 # %% ../nbs/00_questions.ipynb #ff303fe2
 @patch
-def to_dict(self:Question) -> dict:
+def to_dict(self: Question) -> dict:
     "Plain data, ready for JSON or parquet"
     return asdict(self)
 
+
 @patch(cls_method=True)
-def from_dict(cls:Question,
-              d:dict, # As `to_dict` gives it; options without a text are left out
-              ) -> Question:
+def from_dict(
+    cls: Question,
+    d: dict,  # As `to_dict` gives it; options without a text are left out
+) -> Question:
     "The question that `to_dict` wrote"
-    return cls(**{**d, "choices": {label: text for label, text in d["choices"].items() if text is not None}})
+    return cls(
+        **{
+            **d,
+            "choices": {label: text for label, text in d["choices"].items() if text is not None},
+        }
+    )
 
 # %% ../nbs/00_questions.ipynb #020a7f30
-def canonical(text:str) -> str:
+def canonical(text: str) -> str:
     "What two texts share when they differ in case and spacing only"
     return " ".join(re.findall(r"\w+|[^\w\s]", text.lower()))
 
 # %% ../nbs/00_questions.ipynb #b8906348
 class Questions(list):
     "A list of `Question` that says what it holds, and in `dropped` what it had to leave out"
-    def __init__(self,
-                 items=(), # The questions
-                 dropped:dict|None=None, # Reason to number of rows left out
-                 ):
+
+    def __init__(
+        self,
+        items=(),  # The questions
+        dropped: dict | None = None,  # Reason to number of rows left out
+    ):
         super().__init__(items)
         self.dropped = Counter(dropped or {})
 
-    def __getitem__(self, i): return Questions(super().__getitem__(i)) if isinstance(i, slice) else super().__getitem__(i)
-    def __add__(self, other): return Questions([*self, *other], self.dropped + getattr(other, "dropped", Counter()))
+    def __getitem__(self, i):
+        return Questions(super().__getitem__(i)) if isinstance(i, slice) else super().__getitem__(i)
+
+    def __add__(self, other):
+        return Questions([*self, *other], self.dropped + getattr(other, "dropped", Counter()))
 
 # %% ../nbs/00_questions.ipynb #e19945ec
 @patch
-def counts(self:Questions): # A pandas DataFrame, one row per language
+def counts(self: Questions):  # A pandas DataFrame, one row per language
     "Questions per language, and what guessing scores on them: the mean of one over the number of options"
     import pandas as pd
-    each = pd.DataFrame([(q.language, q.id, 1/len(q.choices)) for q in self], columns=["language", "questions", "chance"])
+
+    each = pd.DataFrame(
+        [(q.language, q.id, 1 / len(q.choices)) for q in self],
+        columns=["language", "questions", "chance"],
+    )
     return each.groupby("language").agg(dict(questions="count", chance="mean"))
 
+
 @patch
-def __repr__(self:Questions):
+def __repr__(self: Questions):
     by_language = Counter(q.language for q in self).most_common()
     parts = [f"{len(self):,} questions", *(f"{code} {n:,}" for code, n in by_language[:16])]
     return " · ".join(parts + [f"{n} dropped ({why})" for why, n in self.dropped.items()])
 
+
 @patch
-def _repr_html_(self:Questions):
+def _repr_html_(self: Questions):
     import pandas as pd
+
     options = lambda q: " ".join(f"({label}) {text}" for label, text in q.choices.items())
-    head = pd.DataFrame([(q.language, q.stem, options(q), q.answer) for q in self[:3]], columns=["language", "stem", "choices", "answer"])
+    head = pd.DataFrame(
+        [(q.language, q.stem, options(q), q.answer) for q in self[:3]],
+        columns=["language", "stem", "choices", "answer"],
+    )
     return f"<p>{self!r}</p>{head.to_html(index=False)}"
 
 # %% ../nbs/00_questions.ipynb #618fd83b
-def check_name(kind:str, # What the name is of, for the message
-               name:str, # The name somebody typed
-               names, # The valid ones
-               known_as:dict={}, # Other ways to say a valid name
-               ):
+def check_name(
+    kind: str,  # What the name is of, for the message
+    name: str,  # The name somebody typed
+    names,  # The valid ones
+    known_as: dict = {},  # Other ways to say a valid name
+):
     "Raise a ValueError that points at the nearest valid name unless `name` is valid"
-    if name in names: return
-    near = known_as.get(name) or next(iter(get_close_matches(str(name).lower(), list(names), 1, 0)), None)
-    raise ValueError(f"{kind} {name!r} is none of {', '.join(names)}" + (f": did you mean {near!r}?" if near else ""))
+    if name in names:
+        return
+    near = known_as.get(name) or next(
+        iter(get_close_matches(str(name).lower(), list(names), 1, 0)), None
+    )
+    raise ValueError(
+        f"{kind} {name!r} is none of {', '.join(names)}"
+        + (f": did you mean {near!r}?" if near else "")
+    )
+
 
 @patch
-def language(self:Questions,
-             code:str, # ISO 639-1; a ValueError when no question is in it
-             ) -> Questions:
+def language(
+    self: Questions,
+    code: str,  # ISO 639-1; a ValueError when no question is in it
+) -> Questions:
     "The questions in one language"
     check_name("language", code, sorted({q.language for q in self}))
     return Questions(q for q in self if q.language == code)
 
 # %% ../nbs/00_questions.ipynb #69af1624
-def draw(id:str, # A question's id
-         purpose:str, # Draws for two purposes are independent
-         ) -> float: # In [0, 1)
+def draw(
+    id: str,  # A question's id
+    purpose: str,  # Draws for two purposes are independent
+) -> float:  # In [0, 1)
     "The number that an id draws, always the same one"
     return int(hashlib.sha256(f"{purpose}\n{id}".encode()).hexdigest()[:12], 16) / 16**12
 
 # %% ../nbs/00_questions.ipynb #ad4f5fff
 @patch
-def sample(self:Questions,
-           n:int|None, # How many, at least 1; None or more than there are: all
-           ) -> Questions:
+def sample(
+    self: Questions,
+    n: int | None,  # How many, at least 1; None or more than there are: all
+) -> Questions:
     "The n questions with the lowest draws, in their own order"
-    if n is not None and n < 1: raise ValueError(f"a sample of {n} questions is empty: ask for 1 or more, or None for all")
+    if n is not None and n < 1:
+        raise ValueError(f"a sample of {n} questions is empty: ask for 1 or more, or None for all")
     chosen = sorted(range(len(self)), key=lambda i: draw(self[i].id, "sample"))[:n]
     return Questions(self[i] for i in sorted(chosen))
 
 # %% ../nbs/00_questions.ipynb #5a32601f
-def hold_out(questions:Questions, # Usually a train split
-             fraction:float=0.1, # Share of ids that go to dev, between 0 and 1
-             ) -> tuple[Questions,Questions]: # (train, dev)
+def hold_out(
+    questions: Questions,  # Usually a train split
+    fraction: float = 0.1,  # Share of ids that go to dev, between 0 and 1
+) -> tuple[Questions, Questions]:  # (train, dev)
     "Split off a dev slice by the hash of each id; a ValueError when one side would be empty"
-    if not 0 < fraction < 1: raise ValueError(f"fraction is {fraction}: it must lie between 0 and 1")
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction is {fraction}: it must lie between 0 and 1")
     sides = Questions(), Questions()
-    for q in questions: sides[draw(q.id, "hold out") < fraction].append(q)
-    if not all(sides): raise ValueError(f"holding out {fraction} of {len(questions)} questions leaves one side empty: "
-                                        "load more questions or change fraction")
+    for q in questions:
+        sides[draw(q.id, "hold out") < fraction].append(q)
+    if not all(sides):
+        raise ValueError(
+            f"holding out {fraction} of {len(questions)} questions leaves one side empty: "
+            "load more questions or change fraction"
+        )
     return sides
 
 # %% ../nbs/00_questions.ipynb #8d162b28
-def at(row:dict, # A row as the hub delivers it
-       path:str, # Keys joined by dots, such as "question.choices.label"
-       ):
+def at(
+    row: dict,  # A row as the hub delivers it
+    path: str,  # Keys joined by dots, such as "question.choices.label"
+):
     "Follow a dotted path into a row; a ValueError names the path when it leads nowhere"
     here = row
     for key in path.split("."):
-        if not isinstance(here, dict) or here.get(key) is None: raise ValueError(f"key {path!r} is missing")
+        if not isinstance(here, dict) or here.get(key) is None:
+            raise ValueError(f"key {path!r} is missing")
         here = here[key]
     return here
 
 # %% ../nbs/00_questions.ipynb #2aa6eb1a
-def lettered(choices:dict, # The hub's form: {"label": [...], "text": [...]}
-             key:str, # The right label; empty where the answers are not published
-             ) -> tuple[dict[str,str],str|None]: # (letter to text, answer letter)
+def lettered(
+    choices: dict,  # The hub's form: {"label": [...], "text": [...]}
+    key: str,  # The right label; empty where the answers are not published
+) -> tuple[dict[str, str], str | None]:  # (letter to text, answer letter)
     "Options and answer under letters, whether the benchmark wrote letters or numbers"
     labels, texts = [list(at(choices, k)) for k in ("label", "text")]
-    plain = [list(LETTERS[:len(labels)]), [str(i + 1) for i in range(len(labels))]]
+    plain = [list(LETTERS[: len(labels)]), [str(i + 1) for i in range(len(labels))]]
     if labels not in plain or len(labels) != len(texts):
-        raise ValueError(f"key 'choices' has labels {labels} for {len(texts)} texts: they must be A, B, C … or 1, 2, 3 …, one per text")
-    if key and key not in labels: raise ValueError(f"key 'answerKey' is {key!r}, none of {', '.join(labels)}")
-    return {letter: str(text or "").strip() for letter, text in zip(LETTERS, texts)}, LETTERS[labels.index(key)] if key else None
+        raise ValueError(
+            f"key 'choices' has labels {labels} for {len(texts)} texts: they must be A, B, C … or 1, 2, 3 …, one per text"
+        )
+    if key and key not in labels:
+        raise ValueError(f"key 'answerKey' is {key!r}, none of {', '.join(labels)}")
+    return {letter: str(text or "").strip() for letter, text in zip(LETTERS, texts)}, LETTERS[
+        labels.index(key)
+    ] if key else None
 
 # %% ../nbs/00_questions.ipynb #d4a61d2f
-def read_choices(benchmark:str, # Name the question carries
-                 row:dict, # id, question, choices (label, text), answerKey
-                 ) -> Question:
+def read_choices(
+    benchmark: str,  # Name the question carries
+    row: dict,  # id, question, choices (label, text), answerKey
+) -> Question:
     "A row of CommonsenseQA, QASC or ARC"
     choices, answer = lettered(at(row, "choices"), at(row, "answerKey"))
-    return Question(str(at(row, "id")), benchmark, "en", at(row, "question").strip(), choices, answer)
+    return Question(
+        str(at(row, "id")), benchmark, "en", at(row, "question").strip(), choices, answer
+    )
 
 # %% ../nbs/00_questions.ipynb #243d89cb
 class Dropped(NamedTuple):
     "A row that its benchmark published but that cannot be used"
-    language:str # ISO 639-1 code, so that a selection of languages counts only its own
-    reason:str # What it is counted under
+
+    language: str  # ISO 639-1 code, so that a selection of languages counts only its own
+    reason: str  # What it is counted under
+
 
 OPTIONS_INSIDE = re.compile(r"\s*(.+?)\s*\(A\)\s*(.+?)\s*\(B\)\s*(.+?)\s*", re.DOTALL)
 
 # %% ../nbs/00_questions.ipynb #7cb67e38
-def read_quarel(row:dict, # id, question with "(A) … (B) …" inside, answer_index (0 or 1)
-                ) -> Question|Dropped:
+def read_quarel(
+    row: dict,  # id, question with "(A) … (B) …" inside, answer_index (0 or 1)
+) -> Question | Dropped:
     "A row of QuaRel, its two options taken out of the question text"
     found = OPTIONS_INSIDE.fullmatch(at(row, "question"))
-    if not found: return Dropped("en", "no '(A) … (B) …' in the question")
-    if (index := at(row, "answer_index")) not in (0, 1): raise ValueError(f"key 'answer_index' is {index!r}: it must be 0 or 1")
+    if not found:
+        return Dropped("en", "no '(A) … (B) …' in the question")
+    if (index := at(row, "answer_index")) not in (0, 1):
+        raise ValueError(f"key 'answer_index' is {index!r}: it must be 0 or 1")
     stem, *texts = found.groups()
     return Question(str(at(row, "id")), "quarel", "en", stem, dict(zip("AB", texts)), "AB"[index])
 
 # %% ../nbs/00_questions.ipynb #8b16d442
-EXAMS_LANGUAGES = {"Albanian": "sq", "Arabic": "ar", "Bulgarian": "bg", "Croatian": "hr", "French": "fr", "German": "de",
-                   "Hungarian": "hu", "Italian": "it", "Lithuanian": "lt", "North Macedonian": "mk", "Polish": "pl",
-                   "Portuguese": "pt", "Serbian": "sr", "Spanish": "es", "Turkish": "tr", "Vietnamese": "vi"}
+EXAMS_LANGUAGES = {
+    "Albanian": "sq",
+    "Arabic": "ar",
+    "Bulgarian": "bg",
+    "Croatian": "hr",
+    "French": "fr",
+    "German": "de",
+    "Hungarian": "hu",
+    "Italian": "it",
+    "Lithuanian": "lt",
+    "North Macedonian": "mk",
+    "Polish": "pl",
+    "Portuguese": "pt",
+    "Serbian": "sr",
+    "Spanish": "es",
+    "Turkish": "tr",
+    "Vietnamese": "vi",
+}
 
-def read_exams(row:dict, # id, question (stem, choices), answerKey, info (language, subject)
-               ) -> Question|Dropped:
+
+def read_exams(
+    row: dict,  # id, question (stem, choices), answerKey, info (language, subject)
+) -> Question | Dropped:
     "A row of EXAMS, in any of its 16 languages"
-    language, stem, key = at(row, "info.language"), at(row, "question.stem").strip(), at(row, "answerKey")
+    language, stem, key = (
+        at(row, "info.language"),
+        at(row, "question.stem").strip(),
+        at(row, "answerKey"),
+    )
     check_name("key 'info.language'", language, EXAMS_LANGUAGES)
     code = EXAMS_LANGUAGES[language]
-    if key == "@": return Dropped(code, "answer key '@'")
-    if not stem: return Dropped(code, "no question text")
+    if key == "@":
+        return Dropped(code, "answer key '@'")
+    if not stem:
+        return Dropped(code, "no question text")
     choices, answer = lettered(at(row, "question.choices"), key)
-    return Question(str(at(row, "id")), "exams", code, stem, choices, answer, at(row, "info.subject"))
+    return Question(
+        str(at(row, "id")), "exams", code, stem, choices, answer, at(row, "info.subject")
+    )
 
 # %% ../nbs/00_questions.ipynb #c4fc0b72
 @dataclass(frozen=True)
 class Benchmark:
     "Where a benchmark lies and how its rows become questions"
-    hub_id:str # Repository on the hub; the same folder in a mirror
-    config:str # Configuration of that repository
-    splits:dict[str,str] # Our split to the hub's
-    read:Callable # Row to `Question`, or `Dropped`; a ValueError for a malformed row
-    note:str="" # What a reader of a results table must know
-    languages:tuple=("en",) # ISO 639-1 codes that can be asked for
+
+    hub_id: str  # Repository on the hub; the same folder in a mirror
+    config: str  # Configuration of that repository
+    splits: dict[str, str]  # Our split to the hub's
+    read: Callable  # Row to `Question`, or `Dropped`; a ValueError for a malformed row
+    note: str = ""  # What a reader of a results table must know
+    languages: tuple = ("en",)  # ISO 639-1 codes that can be asked for
 
 # %% ../nbs/00_questions.ipynb #5b3c8bb1
 OFFICIAL = dict(train="train", validation="validation", test="test")
@@ -246,103 +344,170 @@ NO_TEST_ANSWERS = dict(train="train", test="validation")
 REPORTED = "the official test has no answers, so `test` is the official validation split; tune on a slice of train: `hold_out`"
 
 BENCHMARKS = dict(
-    exams=Benchmark("mhardalov/exams", "multilingual", OFFICIAL, read_exams,
-                    "official splits; ar, de, es, fr and lt are in test only; parallel questions order their options differently",
-                    tuple(sorted(EXAMS_LANGUAGES.values()))),
-    commonsense_qa=Benchmark("tau/commonsense_qa", "default", NO_TEST_ANSWERS, partial(read_choices, "commonsense_qa"), REPORTED),
-    quarel=Benchmark("community-datasets/quarel", "default", OFFICIAL, read_quarel,
-                     "official splits; options are read out of the question text"),
-    qasc=Benchmark("allenai/qasc", "default", NO_TEST_ANSWERS, partial(read_choices, "qasc"), REPORTED),
-    arc_easy=Benchmark("allenai/ai2_arc", "ARC-Easy", OFFICIAL, partial(read_choices, "arc_easy"),
-                       "official splits; numbered options become letters"),
-    arc_challenge=Benchmark("allenai/ai2_arc", "ARC-Challenge", OFFICIAL, partial(read_choices, "arc_challenge"),
-                            "official splits; numbered options become letters"))
+    exams=Benchmark(
+        "mhardalov/exams",
+        "multilingual",
+        OFFICIAL,
+        read_exams,
+        "official splits; ar, de, es, fr and lt are in test only; parallel questions order their options differently",
+        tuple(sorted(EXAMS_LANGUAGES.values())),
+    ),
+    commonsense_qa=Benchmark(
+        "tau/commonsense_qa",
+        "default",
+        NO_TEST_ANSWERS,
+        partial(read_choices, "commonsense_qa"),
+        REPORTED,
+    ),
+    quarel=Benchmark(
+        "community-datasets/quarel",
+        "default",
+        OFFICIAL,
+        read_quarel,
+        "official splits; options are read out of the question text",
+    ),
+    qasc=Benchmark(
+        "allenai/qasc", "default", NO_TEST_ANSWERS, partial(read_choices, "qasc"), REPORTED
+    ),
+    arc_easy=Benchmark(
+        "allenai/ai2_arc",
+        "ARC-Easy",
+        OFFICIAL,
+        partial(read_choices, "arc_easy"),
+        "official splits; numbered options become letters",
+    ),
+    arc_challenge=Benchmark(
+        "allenai/ai2_arc",
+        "ARC-Challenge",
+        OFFICIAL,
+        partial(read_choices, "arc_challenge"),
+        "official splits; numbered options become letters",
+    ),
+)
 
 # %% ../nbs/00_questions.ipynb #065c155c
 @contextmanager
 def quiet():
     "Keep `datasets` from drawing bars and logging while a split is read, then restore its settings"
     import datasets
+
     level, silent = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()
     datasets.logging.set_verbosity_error()
     datasets.disable_progress_bars()
-    try: yield
+    try:
+        yield
     finally:
         datasets.logging.set_verbosity(level)
-        if not silent: datasets.enable_progress_bars()
+        if not silent:
+            datasets.enable_progress_bars()
 
 # %% ../nbs/00_questions.ipynb #fa9eb6db
-def place_of(bench:Benchmark,
-             hub:str|None, # Mirror folder; None: `COT_DISTILL_HUB`, or the hub itself
-             ) -> str: # What `load_dataset` is given
+def place_of(
+    bench: Benchmark,
+    hub: str | None,  # Mirror folder; None: `COT_DISTILL_HUB`, or the hub itself
+) -> str:  # What `load_dataset` is given
     "The hub id of a benchmark, or its folder in the mirror; a FileNotFoundError when the mirror lacks it"
     mirror = hub or os.environ.get("COT_DISTILL_HUB")
-    if not mirror: return bench.hub_id
+    if not mirror:
+        return bench.hub_id
     folder = Path(mirror).expanduser() / bench.hub_id
-    if folder.is_dir(): return str(folder.absolute())
-    raise FileNotFoundError(f"no folder {folder}: the mirror (argument `hub`, or COT_DISTILL_HUB) must hold {bench.hub_id} "
-                            "with the layout of the hub; leave both empty to load from the hub itself")
+    if folder.is_dir():
+        return str(folder.absolute())
+    raise FileNotFoundError(
+        f"no folder {folder}: the mirror (argument `hub`, or COT_DISTILL_HUB) must hold {bench.hub_id} "
+        "with the layout of the hub; leave both empty to load from the hub itself"
+    )
 
 # %% ../nbs/00_questions.ipynb #2079e28c
-def open_split(benchmark:str, # A name in `BENCHMARKS`
-               split:str, # "train", "validation" or "test", as in the benchmark's `splits`
-               hub:str|None=None, # As for `load_questions`
-               ): # A `datasets.Dataset` of the hub's rows
+def open_split(
+    benchmark: str,  # A name in `BENCHMARKS`
+    split: str,  # "train", "validation" or "test", as in the benchmark's `splits`
+    hub: str | None = None,  # As for `load_questions`
+):  # A `datasets.Dataset` of the hub's rows
     "The rows behind a split; a ConnectionError or ValueError names the remedy"
     from datasets import load_dataset
+
     bench = BENCHMARKS[benchmark]
     place = place_of(bench, hub)
     try:
-        with quiet(): return load_dataset(place, bench.config, split=bench.splits[split])
+        with quiet():
+            return load_dataset(place, bench.config, split=bench.splits[split])
     except OSError as e:
-        raise ConnectionError(f"{place} cannot be read ({e}): without a network, name a mirror folder by `hub` or COT_DISTILL_HUB") from e
+        raise ConnectionError(
+            f"{place} cannot be read ({e}): without a network, name a mirror folder by `hub` or COT_DISTILL_HUB"
+        ) from e
     except Exception as e:
-        raise ValueError(f"{place} has no readable config {bench.config!r} with split {bench.splits[split]!r} ({e}): "
-                         "its README.md must list the files as the hub's does") from e
+        raise ValueError(
+            f"{place} has no readable config {bench.config!r} with split {bench.splits[split]!r} ({e}): "
+            "its README.md must list the files as the hub's does"
+        ) from e
 
 # %% ../nbs/00_questions.ipynb #5fa9db24
-def read_row(benchmark:str, split:str, # For the message
-             number:int, # Position in the split, from 0
-             row:dict, # As the hub delivers it
-             ) -> Question|Dropped:
+def read_row(
+    benchmark: str,
+    split: str,  # For the message
+    number: int,  # Position in the split, from 0
+    row: dict,  # As the hub delivers it
+) -> Question | Dropped:
     "One row read by its benchmark's reader; a ValueError says which row, which key, and what to do"
-    try: return BENCHMARKS[benchmark].read(row)
+    try:
+        return BENCHMARKS[benchmark].read(row)
     except Exception as e:
-        raise ValueError(f"{benchmark}/{split}, row {number}: {e}. Compare this row with {BENCHMARKS[benchmark].hub_id} on the hub, "
-                         "then mend it there or in the mirror") from e
+        raise ValueError(
+            f"{benchmark}/{split}, row {number}: {e}. Compare this row with {BENCHMARKS[benchmark].hub_id} on the hub, "
+            "then mend it there or in the mirror"
+        ) from e
 
 # %% ../nbs/00_questions.ipynb #9a6d1b0a
-def check_request(benchmark:str, split:str, languages, # As for `load_questions`
-                  ) -> tuple: # The ISO codes asked for
+def check_request(
+    benchmark: str,
+    split: str,
+    languages,  # As for `load_questions`
+) -> tuple:  # The ISO codes asked for
     "The languages of a request that names an existing benchmark, split and languages; else a ValueError"
     check_name("benchmark", benchmark, BENCHMARKS, dict(csqa="commonsense_qa", arc="arc_challenge"))
     bench = BENCHMARKS[benchmark]
-    if split in OFFICIAL and split not in bench.splits: raise ValueError(f"{benchmark} has no {split} split here: {bench.note}")
+    if split in OFFICIAL and split not in bench.splits:
+        raise ValueError(f"{benchmark} has no {split} split here: {bench.note}")
     check_name(f"{benchmark} split", split, bench.splits, dict(dev="validation"))
-    for code in listify(languages): check_name(f"{benchmark} language", code, bench.languages, EXAMS_LANGUAGES)
+    for code in listify(languages):
+        check_name(f"{benchmark} language", code, bench.languages, EXAMS_LANGUAGES)
     return tuple(listify(languages)) or bench.languages
 
 # %% ../nbs/00_questions.ipynb #311de4b4
-def say_dropped(benchmark:str, split:str, questions:Questions):
+def say_dropped(benchmark: str, split: str, questions: Questions):
     "One warning line with the number of dropped rows and the reasons"
     reasons = ", ".join(f"{n} with {why}" for why, n in questions.dropped.items())
     total = questions.dropped.total()
-    if total: warnings.warn_explicit(f"{benchmark}/{split}: {total} of {len(questions) + total:,} rows dropped: {reasons}",
-                                     UserWarning, BENCHMARKS[benchmark].hub_id, 0)
+    if total:
+        warnings.warn_explicit(
+            f"{benchmark}/{split}: {total} of {len(questions) + total:,} rows dropped: {reasons}",
+            UserWarning,
+            BENCHMARKS[benchmark].hub_id,
+            0,
+        )
 
-def load_questions(benchmark:str, # A name in `BENCHMARKS`
-                   split:str="train", # "train", "validation" or "test"; CommonsenseQA and QASC have no "validation"
-                   languages=None, # ISO code or codes; None: all of them
-                   hub:str|None=None, # Mirror folder; None: `COT_DISTILL_HUB`, or the hub itself
-                   limit:int|None=None, # At most this many, a `sample` of them; None: all
-                   ) -> Questions:
+
+def load_questions(
+    benchmark: str,  # A name in `BENCHMARKS`
+    split: str = "train",  # "train", "validation" or "test"; CommonsenseQA and QASC have no "validation"
+    languages=None,  # ISO code or codes; None: all of them
+    hub: str | None = None,  # Mirror folder; None: `COT_DISTILL_HUB`, or the hub itself
+    limit: int | None = None,  # At most this many, a `sample` of them; None: all
+) -> Questions:
     "An official split as questions, dropped rows counted and warned about; every error names its remedy"
     wanted = check_request(benchmark, split, languages)
-    read = [read_row(benchmark, split, i, row) for i, row in enumerate(open_split(benchmark, split, hub))]
+    read = [
+        read_row(benchmark, split, i, row)
+        for i, row in enumerate(open_split(benchmark, split, hub))
+    ]
     mine = [q for q in read if q.language in wanted]
     dropped = Counter(q.reason for q in mine if isinstance(q, Dropped))
     questions = Questions((q for q in mine if isinstance(q, Question)), dropped)
     say_dropped(benchmark, split, questions)
     here = ", ".join(sorted({q.language for q in read if isinstance(q, Question)})) or "none at all"
-    if not questions: raise ValueError(f"{benchmark}/{split} has no usable question in {', '.join(wanted)}: ask for one of those it has, {here}")
+    if not questions:
+        raise ValueError(
+            f"{benchmark}/{split} has no usable question in {', '.join(wanted)}: ask for one of those it has, {here}"
+        )
     return Questions(questions.sample(limit), dropped)

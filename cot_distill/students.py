@@ -22,15 +22,26 @@ from torch import Tensor
 from torch.library import Library
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, DynamicCache, PreTrainedModel,
-    PreTrainedTokenizerBase, PreTrainedTokenizerFast)
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging
-try: from torch.nn import LinearCrossEntropyOptions
-except ImportError: LinearCrossEntropyOptions = None  # before PyTorch 2.13
+
+try:
+    from torch.nn import LinearCrossEntropyOptions
+except ImportError:
+    LinearCrossEntropyOptions = None  # before PyTorch 2.13
 
 # %% ../nbs/09_students.ipynb #7e74c03e
-from .questions import Question
 from .diversity import Example
+from .questions import Question
 from .views import CONTROLS
 
 # %% ../nbs/09_students.ipynb #4ad0fd70
@@ -41,117 +52,264 @@ ANSWER_MARK = "Answer:"
 CONTROL_TOKENS = tuple(CONTROLS.values())  # Paper C
 
 # %% ../nbs/09_students.ipynb #ce1ac921
-def prompt_text(question:Question, control:str|None=None, # one of `CONTROL_TOKENS`
-    stem:str|None=None) -> str: # in place of the question's own, when that was cut
+def prompt_text(
+    question: Question,
+    control: str | None = None,  # one of `CONTROL_TOKENS`
+    stem: str | None = None,
+) -> str:  # in place of the question's own, when that was cut
     "What the student reads."
     options = " ".join(f"({letter}) {text}" for letter, text in question.choices.items())
     return "\n".join(filter(None, [stem or question.stem, options, control])) + "\n"
 
 # %% ../nbs/09_students.ipynb #64e047f0
-def target_text(question:Question, answer:str, # the letter
-    rationale:str="", # empty for answer-only fine-tuning
-    answer_format:str="letter" # or text, the option's own words
+def target_text(
+    question: Question,
+    answer: str,  # the letter
+    rationale: str = "",  # empty for answer-only fine-tuning
+    answer_format: str = "letter",  # or text, the option's own words
 ) -> str:
     "What the student should write."
-    if answer_format not in ("letter", "text"): raise ValueError(f"answer_format={answer_format!r}: choose letter or text")
+    if answer_format not in ("letter", "text"):
+        raise ValueError(f"answer_format={answer_format!r}: choose letter or text")
     return f"{rationale} {ANSWER_MARK} {answer if answer_format == 'letter' else question.choices[answer]}".strip()
 
 # %% ../nbs/09_students.ipynb #1e4c9d64
 @dataclass
 class Student:
     "A model, its tokenizer, and the limits within which it reads and writes."
+
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str = "student"
-    max_prompt: int = 512   # tokens; a longer question loses the beginning of its stem, never an option
-    max_target: int = 512   # tokens; a longer rationale loses its middle, never the answer
-    answer_format: str = "letter" # or text
-    cut: Counter = field(default_factory=Counter) # how many prompts and targets were too long
+    max_prompt: int = (
+        512  # tokens; a longer question loses the beginning of its stem, never an option
+    )
+    max_target: int = 512  # tokens; a longer rationale loses its middle, never the answer
+    answer_format: str = "letter"  # or text
+    cut: Counter = field(default_factory=Counter)  # how many prompts and targets were too long
+
     @property
-    def seq2seq(self) -> bool: return bool(self.model.config.is_encoder_decoder)
+    def seq2seq(self) -> bool:
+        return bool(self.model.config.is_encoder_decoder)
+
     @property
-    def parameters(self) -> int: return sum(p.numel() for p in self.model.parameters())
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
     def __repr__(self):
         kind = "encoder–decoder" if self.seq2seq else "decoder-only"
-        return f"Student({self.name}: {self.model.config.model_type}, {kind}, {self.parameters/1e6:.2f}M parameters, {len(self.tokenizer):,} tokens)"
+        return f"Student({self.name}: {self.model.config.model_type}, {kind}, {self.parameters / 1e6:.2f}M parameters, {len(self.tokenizer):,} tokens)"
+
     def save(self, path):
         "Write model (safetensors) and tokenizer to the folder `path`."
-        self.model.save_pretrained(path); self.tokenizer.save_pretrained(path)
+        self.model.save_pretrained(path)
+        self.tokenizer.save_pretrained(path)
 
 # %% ../nbs/09_students.ipynb #a953292a
-def load_student(name:str, # hub name or folder
-    control_tokens:tuple=CONTROL_TOKENS, # added to the vocabulary as single tokens
-    dtype:torch.dtype=torch.float32, label:str|None=None, # what the student is called, if not by `name`
-    **limits # max_prompt, max_target, answer_format
+def load_student(
+    name: str,  # hub name or folder
+    control_tokens: tuple = CONTROL_TOKENS,  # added to the vocabulary as single tokens
+    dtype: torch.dtype = torch.float32,
+    label: str | None = None,  # what the student is called, if not by `name`
+    **limits,  # max_prompt, max_target, answer_format
 ) -> Student:
     "The student of a checkpoint."
     try:
-        if Path(name).is_dir() and not any(f for pattern in ("tokenizer*", "vocab*", "*.model") for f in Path(name).glob(pattern)): raise ValueError("the folder has no tokenizer")
-        config, tokenizer = AutoConfig.from_pretrained(name, trust_remote_code=False), AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        if Path(name).is_dir() and not any(
+            f for pattern in ("tokenizer*", "vocab*", "*.model") for f in Path(name).glob(pattern)
+        ):
+            raise ValueError("the folder has no tokenizer")
+        config, tokenizer = (
+            AutoConfig.from_pretrained(name, trust_remote_code=False),
+            AutoTokenizer.from_pretrained(name, trust_remote_code=False),
+        )
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model = auto.from_pretrained(name, dtype=dtype, use_safetensors=True, trust_remote_code=False)
-    except (OSError, ValueError) as e: raise ValueError(f"student {name!r} cannot be loaded: {e}\nGive a hub name such as google/mt5-base, or a folder that `Student.save` wrote.") from e
+        model = auto.from_pretrained(
+            name, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as e:
+        raise ValueError(
+            f"student {name!r} cannot be loaded: {e}\nGive a hub name such as google/mt5-base, or a folder that `Student.save` wrote."
+        ) from e
     return prepare_student(model, tokenizer, label or name, control_tokens, **limits)
 
 # %% ../nbs/09_students.ipynb #dbc5a2a8
-def prepare_student(model:PreTrainedModel, tokenizer:PreTrainedTokenizerBase, name:str, control_tokens:tuple=CONTROL_TOKENS, **limits) -> Student:
+def prepare_student(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    control_tokens: tuple = CONTROL_TOKENS,
+    **limits,
+) -> Student:
     "Give a model and tokenizer the special tokens that distillation needs."
     new = {} if tokenizer.pad_token else dict(pad_token="<pad>")
-    added = tokenizer.add_special_tokens({**new, "additional_special_tokens": list(control_tokens)}) if new or control_tokens else 0
+    added = (
+        tokenizer.add_special_tokens({**new, "additional_special_tokens": list(control_tokens)})
+        if new or control_tokens
+        else 0
+    )
     if added and len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
-    if model.generation_config is not None: model.generation_config.pad_token_id = tokenizer.pad_token_id
+    if model.generation_config is not None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
     return Student(model, tokenizer, name, **limits)
 
 # %% ../nbs/09_students.ipynb #7f5148d1
-def _shape(arch, vocab, width, layers, heads, positions, pad, bos, eos): # config of one architecture
+def _shape(
+    arch, vocab, width, layers, heads, positions, pad, bos, eos
+):  # config of one architecture
     ends = dict(vocab_size=vocab, pad_token_id=pad, bos_token_id=bos, eos_token_id=eos)
-    t5 = dict(d_model=width, d_kv=width//heads, d_ff=4*width, num_layers=layers, num_heads=heads, decoder_start_token_id=pad, dropout_rate=0.)
-    opt = dict(hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, max_position_embeddings=positions)
-    gpt2 = dict(n_embd=width, n_layer=layers, n_head=heads, n_positions=positions, activation_function="gelu_pytorch_tanh", resid_pdrop=0., embd_pdrop=0., attn_pdrop=0.)
-    bart = dict(d_model=width, encoder_layers=layers, decoder_layers=layers, encoder_attention_heads=heads, decoder_attention_heads=heads,
-        encoder_ffn_dim=4*width, decoder_ffn_dim=4*width, max_position_embeddings=positions, decoder_start_token_id=eos, forced_eos_token_id=None, dropout=0.)
-    shapes = dict(t5=t5, mt5=t5 | dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False), bart=bart, gpt2=gpt2,
-        opt=opt | dict(ffn_dim=4*width, word_embed_proj_dim=width, dropout=0.),
-        gpt_neo=dict(hidden_size=width, num_layers=layers, num_heads=heads, activation_function="gelu_pytorch_tanh", max_position_embeddings=positions, window_size=64,
-            attention_types=[[["global", "local"], layers//2]] if layers % 2 == 0 else [[["local"], layers]], resid_dropout=0., embed_dropout=0., attention_dropout=0.),
-        xglm=dict(d_model=width, num_layers=layers, attention_heads=heads, ffn_dim=4*width, max_position_embeddings=positions, dropout=0., attention_dropout=0.),
-        gemma=opt | dict(num_key_value_heads=1, head_dim=width//heads, intermediate_size=4*width))
+    t5 = dict(
+        d_model=width,
+        d_kv=width // heads,
+        d_ff=4 * width,
+        num_layers=layers,
+        num_heads=heads,
+        decoder_start_token_id=pad,
+        dropout_rate=0.0,
+    )
+    opt = dict(
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=positions,
+    )
+    gpt2 = dict(
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        n_positions=positions,
+        activation_function="gelu_pytorch_tanh",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )
+    bart = dict(
+        d_model=width,
+        encoder_layers=layers,
+        decoder_layers=layers,
+        encoder_attention_heads=heads,
+        decoder_attention_heads=heads,
+        encoder_ffn_dim=4 * width,
+        decoder_ffn_dim=4 * width,
+        max_position_embeddings=positions,
+        decoder_start_token_id=eos,
+        forced_eos_token_id=None,
+        dropout=0.0,
+    )
+    shapes = dict(
+        t5=t5,
+        mt5=t5 | dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+        bart=bart,
+        gpt2=gpt2,
+        opt=opt | dict(ffn_dim=4 * width, word_embed_proj_dim=width, dropout=0.0),
+        gpt_neo=dict(
+            hidden_size=width,
+            num_layers=layers,
+            num_heads=heads,
+            activation_function="gelu_pytorch_tanh",
+            max_position_embeddings=positions,
+            window_size=64,
+            attention_types=[[["global", "local"], layers // 2]]
+            if layers % 2 == 0
+            else [[["local"], layers]],
+            resid_dropout=0.0,
+            embed_dropout=0.0,
+            attention_dropout=0.0,
+        ),
+        xglm=dict(
+            d_model=width,
+            num_layers=layers,
+            attention_heads=heads,
+            ffn_dim=4 * width,
+            max_position_embeddings=positions,
+            dropout=0.0,
+            attention_dropout=0.0,
+        ),
+        gemma=opt
+        | dict(num_key_value_heads=1, head_dim=width // heads, intermediate_size=4 * width),
+    )
     return shapes[arch] | ends
 
 # %% ../nbs/09_students.ipynb #5f1d87ed
 ARCHITECTURES = ("t5", "mt5", "bart", "gpt2", "opt", "gpt_neo", "xglm", "gemma")
 
 # %% ../nbs/09_students.ipynb #9ab08674
-def train_tokenizer(texts:list[str], vocab:int=8000, # at most
-    words:bool=False, # whole words in lower case (the lab), else byte-pair pieces
-    seq2seq:bool=False) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    texts: list[str],
+    vocab: int = 8000,  # at most
+    words: bool = False,  # whole words in lower case (the lab), else byte-pair pieces
+    seq2seq: bool = False,
+) -> PreTrainedTokenizerFast:
     "A tokenizer that knows the characters of `texts` and no others."
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import (
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
+
     special = ["<pad>", "<s>", "</s>", "<unk>"]
     if words:
-        tok, trainer = Tokenizer(models.WordLevel(unk_token="<unk>")), trainers.WordLevelTrainer(vocab_size=vocab, special_tokens=special, show_progress=False)
-        tok.normalizer, tok.pre_tokenizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()]), pre_tokenizers.BertPreTokenizer()
+        tok, trainer = (
+            Tokenizer(models.WordLevel(unk_token="<unk>")),
+            trainers.WordLevelTrainer(
+                vocab_size=vocab, special_tokens=special, show_progress=False
+            ),
+        )
+        tok.normalizer, tok.pre_tokenizer = (
+            normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()]),
+            pre_tokenizers.BertPreTokenizer(),
+        )
     else:
-        tok, trainer = Tokenizer(models.BPE(unk_token="<unk>")), trainers.BpeTrainer(vocab_size=vocab, special_tokens=special, show_progress=False)
-        tok.normalizer, tok.pre_tokenizer, tok.decoder = normalizers.NFKC(), pre_tokenizers.Metaspace(), decoders.Metaspace()
+        tok, trainer = (
+            Tokenizer(models.BPE(unk_token="<unk>")),
+            trainers.BpeTrainer(vocab_size=vocab, special_tokens=special, show_progress=False),
+        )
+        tok.normalizer, tok.pre_tokenizer, tok.decoder = (
+            normalizers.NFKC(),
+            pre_tokenizers.Metaspace(),
+            decoders.Metaspace(),
+        )
     tok.train_from_iterator(texts, trainer)
-    tok.post_processor = processors.TemplateProcessing(single="$A </s>" if seq2seq else "<s> $A", special_tokens=[("<s>", 1), ("</s>", 2)])
-    return PreTrainedTokenizerFast(tokenizer_object=tok, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    tok.post_processor = processors.TemplateProcessing(
+        single="$A </s>" if seq2seq else "<s> $A", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tok,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+    )
 
 # %% ../nbs/09_students.ipynb #10b119c6
-def small_student(arch:str, # one of `ARCHITECTURES`
-    texts:list[str], # that the tokenizer is trained on
-    width:int=128, layers:int=3, heads:int=4, vocab:int=8000, words:bool=False, seed:int=0, control_tokens:tuple=CONTROL_TOKENS, **limits
+def small_student(
+    arch: str,  # one of `ARCHITECTURES`
+    texts: list[str],  # that the tokenizer is trained on
+    width: int = 128,
+    layers: int = 3,
+    heads: int = 4,
+    vocab: int = 8000,
+    words: bool = False,
+    seed: int = 0,
+    control_tokens: tuple = CONTROL_TOKENS,
+    **limits,
 ) -> Student:
     "A student of a given architecture and size with random weights."
-    if arch not in ARCHITECTURES: raise ValueError(f"no small student {arch!r}; choose one of {', '.join(ARCHITECTURES)}")
+    if arch not in ARCHITECTURES:
+        raise ValueError(f"no small student {arch!r}; choose one of {', '.join(ARCHITECTURES)}")
     seq2seq = arch in ("t5", "mt5", "bart")
     tokenizer = train_tokenizer(texts, vocab, words, seq2seq)
     tokenizer.add_special_tokens(dict(additional_special_tokens=list(control_tokens)))
     positions = limits.get("max_prompt", 512) + limits.get("max_target", 512) + 2
-    config = AutoConfig.for_model(arch, **_shape(arch, len(tokenizer), width, layers, heads, positions, 0, 1, 2))
+    config = AutoConfig.for_model(
+        arch, **_shape(arch, len(tokenizer), width, layers, heads, positions, 0, 1, 2)
+    )
     torch.manual_seed(seed)
     model = (AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM).from_config(config)
     return prepare_student(model, tokenizer, f"{arch}-{width}x{layers}", control_tokens, **limits)
@@ -161,270 +319,497 @@ from fastcore.basics import patch
 
 # %% ../nbs/09_students.ipynb #ceb4b879
 @patch
-def encode_prompt(self:Student, question:Question, control:str|None=None) -> list[int]:
+def encode_prompt(self: Student, question: Question, control: str | None = None) -> list[int]:
     "Token ids of what the student reads; at most `max_prompt` of them."
     ids = lambda stem: self._ids(prompt_text(question, control, stem))
     full = ids(question.stem)
-    if len(full) <= self.max_prompt: return full
+    if len(full) <= self.max_prompt:
+        return full
     self.cut["prompt"] += 1
-    starts = [m for m in range(1, len(question.stem)) if question.stem[m - 1] == " "] or range(1, len(question.stem))  # between words, where there are spaces
+    starts = [m for m in range(1, len(question.stem)) if question.stem[m - 1] == " "] or range(
+        1, len(question.stem)
+    )  # between words, where there are spaces
     low, high = 0, len(starts)
     while low < high:  # the earliest start that fits
-        mid = (low + high)//2
-        low, high = (low, mid) if len(ids(question.stem[starts[mid]:])) <= self.max_prompt else (mid + 1, high)
-    if low == len(starts): raise ValueError(f"question {question.id!r}: its options alone take more than max_prompt={self.max_prompt} tokens; raise max_prompt")
-    return ids(question.stem[starts[low]:])
+        mid = (low + high) // 2
+        low, high = (
+            (low, mid)
+            if len(ids(question.stem[starts[mid] :])) <= self.max_prompt
+            else (mid + 1, high)
+        )
+    if low == len(starts):
+        raise ValueError(
+            f"question {question.id!r}: its options alone take more than max_prompt={self.max_prompt} tokens; raise max_prompt"
+        )
+    return ids(question.stem[starts[low] :])
 
 # %% ../nbs/09_students.ipynb #9b1bf546
 @patch
-def _ids(self:Student, text):
+def _ids(self: Student, text):
     ids = self.tokenizer(text).input_ids
-    if not self.seq2seq and ids and ids[-1] == self.tokenizer.eos_token_id: ids = ids[:-1]  # the prompt goes on
+    if not self.seq2seq and ids and ids[-1] == self.tokenizer.eos_token_id:
+        ids = ids[:-1]  # the prompt goes on
     bos = self.tokenizer.bos_token_id
     return ids or [self.tokenizer.eos_token_id if bos is None else bos]
 
 # %% ../nbs/09_students.ipynb #5024c327
 @patch
-def encode_target(self:Student, text:str) -> list[int]:
+def encode_target(self: Student, text: str) -> list[int]:
     "Token ids of what the student writes, with the token that ends it."
     return self._target(text)[0]
 
 # %% ../nbs/09_students.ipynb #d6477a6a
 @patch
-def _target(self:Student, text, wrong=()): # ids, and whether each touches a span of `wrong`; all do where none does
-    said = self.tokenizer(**{"text_target" if self.seq2seq else "text": text}, add_special_tokens=self.seq2seq, return_offsets_mapping=bool(wrong))
-    tokens = [(i, any(a < end and start < b for start, end in wrong)) for i, (a, b) in zip(said.input_ids, said.get("offset_mapping") or [(0, 0)]*len(said.input_ids))]
-    if not tokens or tokens[-1][0] != self.tokenizer.eos_token_id: tokens.append((self.tokenizer.eos_token_id, False))
+def _target(
+    self: Student, text, wrong=()
+):  # ids, and whether each touches a span of `wrong`; all do where none does
+    said = self.tokenizer(
+        **{"text_target" if self.seq2seq else "text": text},
+        add_special_tokens=self.seq2seq,
+        return_offsets_mapping=bool(wrong),
+    )
+    tokens = [
+        (i, any(a < end and start < b for start, end in wrong))
+        for i, (a, b) in zip(
+            said.input_ids, said.get("offset_mapping") or [(0, 0)] * len(said.input_ids)
+        )
+    ]
+    if not tokens or tokens[-1][0] != self.tokenizer.eos_token_id:
+        tokens.append((self.tokenizer.eos_token_id, False))
     if len(tokens) > self.max_target:
         self.cut["target"] += 1
-        tokens = tokens[:self.max_target//2] + tokens[len(tokens) - (self.max_target - self.max_target//2):]
+        tokens = (
+            tokens[: self.max_target // 2]
+            + tokens[len(tokens) - (self.max_target - self.max_target // 2) :]
+        )
     ids, focus = map(list, zip(*tokens))
-    return ids, focus if any(focus) else [True]*len(ids)
+    return ids, focus if any(focus) else [True] * len(ids)
 
 # %% ../nbs/09_students.ipynb #3329a601
 @patch
-def encode(self:Student, example:Example) -> dict: # prompt: ids; targets: list of ids; positive: list of bool; focus: list of bools, one a token
+def encode(
+    self: Student, example: Example
+) -> (
+    dict
+):  # prompt: ids; targets: list of ids; positive: list of bool; focus: list of bools, one a token
     "The token ids of one training example."
-    q, texts = example.question, [(r, True) for r in example.positives] + [(r, False) for r in example.negatives]
+    q, texts = (
+        example.question,
+        [(r, True) for r in example.positives] + [(r, False) for r in example.negatives],
+    )
     spaces = lambda r: len(r.text) - len(r.text.lstrip())  # which `target_text` drops
-    targets, focus = zip(*(self._target(target_text(q, r.answer, r.text, self.answer_format), [(a - spaces(r), b - spaces(r)) for a, b in r.wrong]) for r, _ in texts))
-    return dict(prompt=self.encode_prompt(q, example.control), positive=[p for _, p in texts], targets=list(targets), focus=list(focus))
+    targets, focus = zip(
+        *(
+            self._target(
+                target_text(q, r.answer, r.text, self.answer_format),
+                [(a - spaces(r), b - spaces(r)) for a, b in r.wrong],
+            )
+            for r, _ in texts
+        )
+    )
+    return dict(
+        prompt=self.encode_prompt(q, example.control),
+        positive=[p for _, p in texts],
+        targets=list(targets),
+        focus=list(focus),
+    )
 
 # %% ../nbs/09_students.ipynb #18907f07
 @patch
-def collate(self:Student, rows:list[dict]) -> dict[str, Tensor]: # input_ids, attention_mask (B, P); labels, focus (R, T); owner, positive (R,)
+def collate(
+    self: Student, rows: list[dict]
+) -> dict[
+    str, Tensor
+]:  # input_ids, attention_mask (B, P); labels, focus (R, T); owner, positive (R,)
     "A batch of encoded examples; labels are -100 on padding."
     left, pad = not self.seq2seq, self.tokenizer.pad_token_id
-    stack = lambda seqs, value, left=False: torch.nn.utils.rnn.pad_sequence([torch.tensor(s) for s in seqs],
-        batch_first=True, padding_value=value, padding_side="left" if left else "right")
-    return dict(input_ids=stack([r["prompt"] for r in rows], pad, left), attention_mask=stack([[1]*len(r["prompt"]) for r in rows], 0, left),
+    stack = lambda seqs, value, left=False: torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(s) for s in seqs],
+        batch_first=True,
+        padding_value=value,
+        padding_side="left" if left else "right",
+    )
+    return dict(
+        input_ids=stack([r["prompt"] for r in rows], pad, left),
+        attention_mask=stack([[1] * len(r["prompt"]) for r in rows], 0, left),
         labels=stack([t for r in rows for t in r["targets"]], -100),
-        focus=stack([f for r in rows for f in r.get("focus") or [[True]*len(t) for t in r["targets"]]], False),
-        owner=torch.tensor([i for i, r in enumerate(rows) for _ in r["targets"]]), positive=torch.tensor([p for r in rows for p in r["positive"]]))
+        focus=stack(
+            [f for r in rows for f in r.get("focus") or [[True] * len(t) for t in r["targets"]]],
+            False,
+        ),
+        owner=torch.tensor([i for i, r in enumerate(rows) for _ in r["targets"]]),
+        positive=torch.tensor([p for r in rows for p in r["positive"]]),
+    )
 
 # %% ../nbs/09_students.ipynb #c62cd4e3
 @cache
-def _mkl_is_narrow(): # AVX-512 on a processor that is not Intel's
+def _mkl_is_narrow():  # AVX-512 on a processor that is not Intel's
     cpu = Path("/proc/cpuinfo")
-    return torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512" and \
-        cpu.exists() and "AuthenticAMD" in cpu.read_text()
+    return (
+        torch.backends.mkl.is_available()
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and cpu.exists()
+        and "AuthenticAMD" in cpu.read_text()
+    )
 
 # %% ../nbs/09_students.ipynb #5403cd32
-def _small(a, b): return a.dtype is not torch.float32 or a.shape[0]*a.shape[1]*b.shape[1] < 2**18
+def _small(a, b):
+    return a.dtype is not torch.float32 or a.shape[0] * a.shape[1] * b.shape[1] < 2**18
 
-def _mm(a, b): # (m, k), (k, n) -> (m, n)
-    if _small(a, b): return torch.mm(a, b, out=a.new_empty(len(a), b.shape[1]))
+
+def _mm(a, b):  # (m, k), (k, n) -> (m, n)
+    if _small(a, b):
+        return torch.mm(a, b, out=a.new_empty(len(a), b.shape[1]))
     return torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "")
 
-def _addmm(c, a, b, *, beta=1, alpha=1): # beta*c + alpha*(a @ b)
-    if _small(a, b) or c.dim() != 1 or (beta, alpha) != (1, 1): return torch.addmm(c, a, b, beta=beta, alpha=alpha, out=a.new_empty(len(a), b.shape[1]))
+
+def _addmm(c, a, b, *, beta=1, alpha=1):  # beta*c + alpha*(a @ b)
+    if _small(a, b) or c.dim() != 1 or (beta, alpha) != (1, 1):
+        return torch.addmm(c, a, b, beta=beta, alpha=alpha, out=a.new_empty(len(a), b.shape[1]))
     return torch.ops.mkldnn._linear_pointwise(a, b.T, c, "none", [], "")
 
 # %% ../nbs/09_students.ipynb #e681142b
 @contextmanager
 def products():
     "Within this context float32 matrices are multiplied by the faster of PyTorch's two libraries."
-    if products.wide or not _mkl_is_narrow(): yield; return
+    if products.wide or not _mkl_is_narrow():
+        yield
+        return
     library, products.wide = Library("aten", "IMPL"), True
     with warnings.catch_warnings(action="ignore"):  # that an operator has a new kernel
-        for name, kernel in (("mm", _mm), ("addmm", _addmm)): library.impl(name, kernel, "CPU")
-    try: yield
-    finally: products.wide = False; library._destroy()
+        for name, kernel in (("mm", _mm), ("addmm", _addmm)):
+            library.impl(name, kernel, "CPU")
+    try:
+        yield
+    finally:
+        products.wide = False
+        library._destroy()
 
 # %% ../nbs/09_students.ipynb #0073c269
 products.wide = False  # whether oneDNN multiplies now
 
 # %% ../nbs/09_students.ipynb #9edc34a9
-def length_groups(lengths:Tensor, # (R,) tokens of each row
-    cost:int=64, # padding positions that another group may spare to be worth its while
-) -> list[Tensor]: # row numbers, longest rows first
+def length_groups(
+    lengths: Tensor,  # (R,) tokens of each row
+    cost: int = 64,  # padding positions that another group may spare to be worth its while
+) -> list[Tensor]:  # row numbers, longest rows first
     "Rows to be padded together."
     order = lengths.argsort(descending=True, stable=True)
     sizes, n = lengths[order].cpu().numpy(), len(lengths)
-    least, starts = np.zeros(n + 1), np.zeros(n + 1, dtype=int)  # of the first rows: the cost, and where their last group begins
+    least, starts = (
+        np.zeros(n + 1),
+        np.zeros(n + 1, dtype=int),
+    )  # of the first rows: the cost, and where their last group begins
     for end in range(1, n + 1):
-        costs = least[:end] + sizes[:end]*np.arange(end, 0, -1)
+        costs = least[:end] + sizes[:end] * np.arange(end, 0, -1)
         starts[end] = costs.argmin()
         least[end] = costs[starts[end]] + cost
     groups, end = [], n
-    while end: groups.append(order[starts[end]:end]); end = starts[end]
+    while end:
+        groups.append(order[starts[end] : end])
+        end = starts[end]
     return groups[::-1]
 
 # %% ../nbs/09_students.ipynb #fd8d96ba
-def positions(*lengths:Tensor) -> int: # tokens of each row, of prompts and of rationales
+def positions(*lengths: Tensor) -> int:  # tokens of each row, of prompts and of rationales
     "How many are computed, padding included."
-    return sum(len(rows)*int(each[rows[0]]) for each in lengths for rows in length_groups(each))
+    return sum(len(rows) * int(each[rows[0]]) for each in lengths for rows in length_groups(each))
 
 # %% ../nbs/09_students.ipynb #a0f3afb0
-def shared_logps(model:PreTrainedModel,
-    input_ids:Tensor,      # (B, P) prompts, padded left for decoder-only students, right otherwise
-    attention_mask:Tensor, # (B, P)
-    labels:Tensor,         # (R, T) rationales, -100 on padding
-    owner:Tensor,          # (R,) the prompt of each rationale
-    **_) -> Tensor:        # (R, T) log-probability of each label, 0 on padding
+def shared_logps(
+    model: PreTrainedModel,
+    input_ids: Tensor,  # (B, P) prompts, padded left for decoder-only students, right otherwise
+    attention_mask: Tensor,  # (B, P)
+    labels: Tensor,  # (R, T) rationales, -100 on padding
+    owner: Tensor,  # (R,) the prompt of each rationale
+    **_,
+) -> Tensor:  # (R, T) log-probability of each label, 0 on padding
     "Per-token log-probabilities of rationales that share prompts."
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # LoRA's layers lie inside
+    model = (
+        model.get_base_model() if hasattr(model, "get_base_model") else model
+    )  # LoRA's layers lie inside
     read, follow = (_encode, _decode) if model.config.is_encoder_decoder else (_read, _continue)
-    left, sizes, lengths, states, places = not model.config.is_encoder_decoder, attention_mask.sum(-1), (labels >= 0).sum(-1), [], []
-    questions, read_in = length_groups(sizes), lambda x, rows: _trimmed(x[rows], int(sizes[rows[0]]), left)
+    left, sizes, lengths, states, places = (
+        not model.config.is_encoder_decoder,
+        attention_mask.sum(-1),
+        (labels >= 0).sum(-1),
+        [],
+        [],
+    )
+    questions, read_in = (
+        length_groups(sizes),
+        lambda x, rows: _trimmed(x[rows], int(sizes[rows[0]]), left),
+    )
     with sparse_lookups(model):
-        prompts = [read(model, read_in(input_ids, rows), read_in(attention_mask, rows)) for rows in questions]
+        prompts = [
+            read(model, read_in(input_ids, rows), read_in(attention_mask, rows))
+            for rows in questions
+        ]
         order = torch.cat(questions)
-        mask, place = _trimmed(attention_mask[order], int(sizes[order[0]]), left), order.argsort()[owner]
+        mask, place = (
+            _trimmed(attention_mask[order], int(sizes[order[0]]), left),
+            order.argsort()[owner],
+        )
         prompts = [_joined(parts, mask.shape[1], left) for parts in zip(*prompts)]
         for rows in length_groups(lengths):
-            targets = labels[rows, :lengths[rows[0]]]  # (G, T')
-            hidden = follow(model, prompts, mask, targets, place[rows])  # (G, T', H): the state that predicts each label
+            targets = labels[rows, : lengths[rows[0]]]  # (G, T')
+            hidden = follow(
+                model, prompts, mask, targets, place[rows]
+            )  # (G, T', H): the state that predicts each label
             real = (targets >= 0).flatten().nonzero()[:, 0]
             states.append(hidden.flatten(0, 1).index_select(0, real))
-            places.append((rows[:, None]*labels.shape[1] + torch.arange(targets.shape[1], device=rows.device)).flatten()[real])
+            places.append(
+                (
+                    rows[:, None] * labels.shape[1]
+                    + torch.arange(targets.shape[1], device=rows.device)
+                ).flatten()[real]
+            )
         places = torch.cat(places)  # (N,)
         logps = state_logps(model, torch.cat(states), labels.flatten()[places])
     return logps.new_zeros(labels.numel()).index_copy(0, places, logps).view(labels.shape)
 
 # %% ../nbs/09_students.ipynb #76ed577d
-class _Apart(torch.autograd.Function): # the same weights twice: for the head, with a dense gradient, and for lookups, with a sparse one
+class _Apart(
+    torch.autograd.Function
+):  # the same weights twice: for the head, with a dense gradient, and for lookups, with a sparse one
     @staticmethod
-    def forward(ctx, weight): return weight.view_as(weight), weight.view_as(weight)
+    def forward(ctx, weight):
+        return weight.view_as(weight), weight.view_as(weight)
+
     @staticmethod
-    def backward(ctx, dense, sparse): return dense if sparse is None else sparse if dense is None else dense.add_(sparse)
+    def backward(ctx, dense, sparse):
+        return dense if sparse is None else sparse if dense is None else dense.add_(sparse)
 
 # %% ../nbs/09_students.ipynb #2129ef72
 @contextmanager
-def sparse_lookups(model:PreTrainedModel, least:int=2**22): # numbers in a vocabulary's weights for this to pay
+def sparse_lookups(
+    model: PreTrainedModel, least: int = 2**22
+):  # numbers in a vocabulary's weights for this to pay
     "Within this context the gradient of words that were looked up is added to that of the head, if they share their weights."
     head = model.get_output_embeddings()
     weight = head._parameters.get("weight")  # sharded weights lie elsewhere
     tied = [m for m in model.modules() if isinstance(m, torch.nn.Embedding) and m.weight is weight]
-    if not (tied and torch.is_grad_enabled() and weight.requires_grad and weight.dtype is torch.float32 and weight.numel() >= least): yield; return
+    if not (
+        tied
+        and torch.is_grad_enabled()
+        and weight.requires_grad
+        and weight.dtype is torch.float32
+        and weight.numel() >= least
+    ):
+        yield
+        return
     head._parameters["weight"], lookups = _Apart.apply(weight)
-    for m in tied: m._parameters["weight"], m.sparse = lookups, True
-    try: yield
+    for m in tied:
+        m._parameters["weight"], m.sparse = lookups, True
+    try:
+        yield
     finally:
         head._parameters["weight"] = weight
-        for m in tied: m._parameters["weight"], m.sparse = weight, False
+        for m in tied:
+            m._parameters["weight"], m.sparse = weight, False
 
 # %% ../nbs/09_students.ipynb #da849e34
-def _trimmed(x, size, left): return x[:, x.shape[1] - size:] if left else x[:, :size]  # without the padding of longer rows
+def _trimmed(x, size, left):
+    return x[:, x.shape[1] - size :] if left else x[:, :size]  # without the padding of longer rows
 
-def _joined(parts, size, left): # (b, …, p, d) of each group of prompts -> (B, …, size, d)
-    if len(parts) == 1: return parts[0]
-    return torch.cat([F.pad(x, (0, 0, size - x.shape[-2], 0) if left else (0, 0, 0, size - x.shape[-2])) for x in parts])
+
+def _joined(parts, size, left):  # (b, …, p, d) of each group of prompts -> (B, …, size, d)
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(
+        [
+            F.pad(x, (0, 0, size - x.shape[-2], 0) if left else (0, 0, 0, size - x.shape[-2]))
+            for x in parts
+        ]
+    )
 
 # %% ../nbs/09_students.ipynb #3ff80b63
-def _encode(model, input_ids, attention_mask): # [encoder states (B, P, H)]
-    return [model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state]
+def _encode(model, input_ids, attention_mask):  # [encoder states (B, P, H)]
+    return [
+        model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    ]
+
 
 def _decode(model, prompts, attention_mask, targets, owner):
-    return model.get_decoder()(input_ids=model.prepare_decoder_input_ids_from_labels(targets), encoder_hidden_states=prompts[0].index_select(0, owner),
-        encoder_attention_mask=attention_mask.index_select(0, owner), use_cache=False).last_hidden_state
+    return model.get_decoder()(
+        input_ids=model.prepare_decoder_input_ids_from_labels(targets),
+        encoder_hidden_states=prompts[0].index_select(0, owner),
+        encoder_attention_mask=attention_mask.index_select(0, owner),
+        use_cache=False,
+    ).last_hidden_state
 
 # %% ../nbs/09_students.ipynb #b89ecba9
-def _read(model, input_ids, attention_mask): # [states (B, P, H), keys (B, heads, P, d), values, keys of the next layer, …]
+def _read(
+    model, input_ids, attention_mask
+):  # [states (B, P, H), keys (B, heads, P, d), values, keys of the next layer, …]
     positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
-    out = model.base_model(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=True)
-    return [out.last_hidden_state, *(x for layer in out.past_key_values.layers for x in (layer.keys, layer.values))]
+    out = model.base_model(
+        input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=True
+    )
+    return [
+        out.last_hidden_state,
+        *(x for layer in out.past_key_values.layers for x in (layer.keys, layer.values)),
+    ]
+
 
 def _continue(model, prompts, attention_mask, targets, owner):
     states, *layers = prompts
-    first, mask, inputs = states[:, -1:].index_select(0, owner), attention_mask.index_select(0, owner), targets[:, :-1]
-    if not inputs.shape[1]: return first
-    cache = DynamicCache([(k.index_select(0, owner), v.index_select(0, owner)) for k, v in zip(layers[::2], layers[1::2])])
-    rest = model.base_model(input_ids=inputs.clamp(min=0), attention_mask=torch.cat([mask, (inputs >= 0).to(mask)], 1), past_key_values=cache,
-        position_ids=mask.sum(-1, keepdim=True) + torch.arange(inputs.shape[1], device=inputs.device), use_cache=True).last_hidden_state
+    first, mask, inputs = (
+        states[:, -1:].index_select(0, owner),
+        attention_mask.index_select(0, owner),
+        targets[:, :-1],
+    )
+    if not inputs.shape[1]:
+        return first
+    cache = DynamicCache(
+        [
+            (k.index_select(0, owner), v.index_select(0, owner))
+            for k, v in zip(layers[::2], layers[1::2])
+        ]
+    )
+    rest = model.base_model(
+        input_ids=inputs.clamp(min=0),
+        attention_mask=torch.cat([mask, (inputs >= 0).to(mask)], 1),
+        past_key_values=cache,
+        position_ids=mask.sum(-1, keepdim=True)
+        + torch.arange(inputs.shape[1], device=inputs.device),
+        use_cache=True,
+    ).last_hidden_state
     return torch.cat([first, rest], 1)
 
 # %% ../nbs/09_students.ipynb #d2809487
-class _ChunkedLogps(torch.autograd.Function): # the log-probability of each target; logits of `chunk` words of the vocabulary at a time
+class _ChunkedLogps(
+    torch.autograd.Function
+):  # the log-probability of each target; logits of `chunk` words of the vocabulary at a time
     @staticmethod
-    def forward(ctx, states, weight, bias, targets, chunk): # (N, H), (V, H), (V,) or None, (N,)
-        normalizer = torch.stack([_logits(states, *part).logsumexp(-1) for _, *part in _parts(weight, bias, chunk)]).logsumexp(0)  # (N,)
+    def forward(ctx, states, weight, bias, targets, chunk):  # (N, H), (V, H), (V,) or None, (N,)
+        normalizer = torch.stack(
+            [_logits(states, *part).logsumexp(-1) for _, *part in _parts(weight, bias, chunk)]
+        ).logsumexp(0)  # (N,)
         ctx.save_for_backward(states, weight, bias, targets, normalizer)
         ctx.chunk = chunk
-        chosen = (states*weight[targets]).sum(-1, dtype=torch.float32) + (0 if bias is None else bias[targets])
+        chosen = (states * weight[targets]).sum(-1, dtype=torch.float32) + (
+            0 if bias is None else bias[targets]
+        )
         return chosen - normalizer
+
     @staticmethod
-    def backward(ctx, grad): # (N,)
+    def backward(ctx, grad):  # (N,)
         states, weight, bias, targets, normalizer = ctx.saved_tensors
-        d_states, d_weight, d_bias = (None if x is None else torch.zeros_like(x) for x in (states, weight, bias))
+        d_states, d_weight, d_bias = (
+            None if x is None else torch.zeros_like(x) for x in (states, weight, bias)
+        )
         for start, w, b in _parts(weight, bias, ctx.chunk):
-            d = _logits(states, w, b).sub_(normalizer[:, None]).exp_().mul_(-grad[:, None])  # (N, chunk): what the logits receive
+            d = (
+                _logits(states, w, b).sub_(normalizer[:, None]).exp_().mul_(-grad[:, None])
+            )  # (N, chunk): what the logits receive
             mine = ((targets >= start) & (targets < start + len(w))).nonzero()[:, 0]
             d[mine, targets[mine] - start] += grad[mine]
-            if bias is not None: d_bias[start:start + len(w)] = d.sum(0)
+            if bias is not None:
+                d_bias[start : start + len(w)] = d.sum(0)
             d = d.to(weight.dtype)
             d_states += d @ w
-            d_weight[start:start + len(w)] = d.T @ states
+            d_weight[start : start + len(w)] = d.T @ states
         return d_states, d_weight, d_bias, None, None
 
 # %% ../nbs/09_students.ipynb #4b1bbcbd
-def _parts(weight, bias, chunk): # (first word, its weights, their biases) of each part of the vocabulary
-    return [(start, weight[start:start + chunk], None if bias is None else bias[start:start + chunk]) for start in range(0, len(weight), chunk)]
+def _parts(
+    weight, bias, chunk
+):  # (first word, its weights, their biases) of each part of the vocabulary
+    return [
+        (
+            start,
+            weight[start : start + chunk],
+            None if bias is None else bias[start : start + chunk],
+        )
+        for start in range(0, len(weight), chunk)
+    ]
 
-def _logits(states, weight, bias): # (n, V) in float32
+
+def _logits(states, weight, bias):  # (n, V) in float32
     logits = F.linear(states, weight).float()
     return logits if bias is None else logits + bias
 
-def _capped(logits, cap): return logits if cap is None else cap*torch.tanh(logits/cap)
+
+def _capped(logits, cap):
+    return logits if cap is None else cap * torch.tanh(logits / cap)
 
 # %% ../nbs/09_students.ipynb #194a7b25
-def state_logps(model:PreTrainedModel, states:Tensor, # (N, H) from the last layer
-    targets:Tensor, # (N,)
-    budget:int=2**22, # logits that may exist at a time, 16 MB in float32
-) -> Tensor: # (N,) in float32
+def state_logps(
+    model: PreTrainedModel,
+    states: Tensor,  # (N, H) from the last layer
+    targets: Tensor,  # (N,)
+    budget: int = 2**22,  # logits that may exist at a time, 16 MB in float32
+) -> Tensor:  # (N,) in float32
     "The log-probability of each target after its state."
     states, weight, bias, cap = _head(model, states)
     if torch.is_autocast_enabled(states.device.type):
-        states, weight = (x.to(torch.get_autocast_dtype(states.device.type)) for x in (states, weight))
-    chunk = max(64, budget//len(weight))  # positions
-    whole = lambda h, t: -F.cross_entropy(_capped(_logits(h, weight, bias), cap), t, reduction="none")
-    if len(states) <= chunk: return whole(states, targets)
-    if cap is not None: return torch.cat([checkpoint(whole, h, t, use_reentrant=False) for h, t in zip(states.split(chunk), targets.split(chunk))])
-    if LinearCrossEntropyOptions is None or states.dtype != torch.float32 or products.wide: return _ChunkedLogps.apply(states, weight, bias, targets, max(64, budget//len(states)))
-    return -F.linear_cross_entropy(states, weight, targets, linear_bias=bias, reduction="none",
-        options=LinearCrossEntropyOptions(batch_chunk_size=chunk, chunking_method=None))
+        states, weight = (
+            x.to(torch.get_autocast_dtype(states.device.type)) for x in (states, weight)
+        )
+    chunk = max(64, budget // len(weight))  # positions
+    whole = lambda h, t: (
+        -F.cross_entropy(_capped(_logits(h, weight, bias), cap), t, reduction="none")
+    )
+    if len(states) <= chunk:
+        return whole(states, targets)
+    if cap is not None:
+        return torch.cat(
+            [
+                checkpoint(whole, h, t, use_reentrant=False)
+                for h, t in zip(states.split(chunk), targets.split(chunk))
+            ]
+        )
+    if LinearCrossEntropyOptions is None or states.dtype != torch.float32 or products.wide:
+        return _ChunkedLogps.apply(states, weight, bias, targets, max(64, budget // len(states)))
+    return -F.linear_cross_entropy(
+        states,
+        weight,
+        targets,
+        linear_bias=bias,
+        reduction="none",
+        options=LinearCrossEntropyOptions(batch_chunk_size=chunk, chunking_method=None),
+    )
 
 # %% ../nbs/09_students.ipynb #81af5418
-def _head(model, states): # states as the head takes them, its weight, bias and cap
-    if getattr(model.config, "scale_decoder_outputs", False): states = states*model.config.d_model**-0.5
-    head, cap = model.get_output_embeddings(), getattr(model.config, "final_logit_softcapping", None)
+def _head(model, states):  # states as the head takes them, its weight, bias and cap
+    if getattr(model.config, "scale_decoder_outputs", False):
+        states = states * model.config.d_model**-0.5
+    head, cap = (
+        model.get_output_embeddings(),
+        getattr(model.config, "final_logit_softcapping", None),
+    )
     bias = head.bias if head.bias is not None else getattr(model, "final_logits_bias", None)
     return states, head.weight, None if bias is None else bias.view(-1), cap
 
 # %% ../nbs/09_students.ipynb #b67900c5
-def state_logits(model:PreTrainedModel, states:Tensor) -> Tensor: # (n, H) -> (n, V)
+def state_logits(model: PreTrainedModel, states: Tensor) -> Tensor:  # (n, H) -> (n, V)
     "The scores of every next token, for the few positions of a decoding step."
     states, weight, bias, cap = _head(model, states)
     return _capped(_logits(states, weight, bias), cap)
 
 # %% ../nbs/09_students.ipynb #90920acf
-def plain_logps(model:PreTrainedModel, input_ids:Tensor, attention_mask:Tensor, labels:Tensor, owner:Tensor, **_) -> Tensor: # as `shared_logps`
+def plain_logps(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    labels: Tensor,
+    owner: Tensor,
+    **_,
+) -> Tensor:  # as `shared_logps`
     "Per-token log-probabilities with one row per rationale and the model's own logits."
     prompts, mask, targets = input_ids[owner], attention_mask[owner], labels.clamp(min=0)
-    forward = partial(type(model).forward, model)  # the class's own, also while a trainer has put another in its place
-    if model.config.is_encoder_decoder: logits = forward(input_ids=prompts, attention_mask=mask, labels=labels).logits
+    forward = partial(
+        type(model).forward, model
+    )  # the class's own, also while a trainer has put another in its place
+    if model.config.is_encoder_decoder:
+        logits = forward(input_ids=prompts, attention_mask=mask, labels=labels).logits
     else:
         full = torch.cat([mask, (labels >= 0).to(mask)], 1)
-        logits = forward(input_ids=torch.cat([prompts, targets], 1), attention_mask=full,
-            position_ids=(full.cumsum(-1) - 1).clamp(min=0)).logits[:, prompts.shape[1] - 1:-1]
-    return logits.float().log_softmax(-1).gather(-1, targets[..., None])[..., 0]*(labels >= 0)
+        logits = forward(
+            input_ids=torch.cat([prompts, targets], 1),
+            attention_mask=full,
+            position_ids=(full.cumsum(-1) - 1).clamp(min=0),
+        ).logits[:, prompts.shape[1] - 1 : -1]
+    return logits.float().log_softmax(-1).gather(-1, targets[..., None])[..., 0] * (labels >= 0)

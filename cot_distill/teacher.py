@@ -9,7 +9,15 @@ __all__ = ['TYPES', 'TYPICAL', 'Request', 'Completion', 'Rationale', 'Teacher', 
            'EndpointTeacher', 'scrub', 'Quote', 'BatchTeacher', 'read_rationales']
 
 # %% ../nbs/03_teacher.ipynb #0b7b93b5
-import asyncio, gzip, json, os, random, re, threading, time, uuid
+import asyncio
+import gzip
+import json
+import os
+import random
+import re
+import threading
+import time
+import uuid
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, fields, replace
@@ -24,143 +32,228 @@ from urllib.parse import urlsplit
 
 # %% ../nbs/03_teacher.ipynb #4a38abec
 from fastcore.basics import patch
-from .questions import Question
+
+from cot_distill.ledger import (
+    Answer,
+    Ledger,
+    Owner,
+    Price,
+    Prompt,
+    claim,
+    lose,
+    most_prompt_tokens,
+    price_of,
+    prompt_tokens,
+    release,
+    server_name,
+    settle,
+    tokens_in,
+    usd,
+)
 from .prompts import MASK, PROMPTS, SHOWN, language_named, parse_reply
-from .ledger import Answer, Ledger, Owner, Price, Prompt, claim, lose, most_prompt_tokens, price_of, prompt_tokens, release, server_name, settle, tokens_in, usd
+from .questions import Question
 
 # %% ../nbs/03_teacher.ipynb #f0e7c67b
 @dataclass(frozen=True)
 class Request:
     "`n` completions of one prompt about one question; a ValueError names a setting that makes no sense."
+
     question: Question
-    language: str            # ISO code of the rationale asked for
-    n: int = 1               # samples
-    temperature: float = 0.0 # 0 is greedy
-    max_tokens: int = 512    # of the reply
-    view: str = "cot"        # a name in `PROMPTS`
+    language: str  # ISO code of the rationale asked for
+    n: int = 1  # samples
+    temperature: float = 0.0  # 0 is greedy
+    max_tokens: int = 512  # of the reply
+    view: str = "cot"  # a name in `PROMPTS`
 
     def __post_init__(self):
         language_named(self.language)
         if self.n < 1 or self.temperature < 0 or self.max_tokens < 1:
-            raise ValueError(f"{self.question.id}: n and max_tokens start at 1 and temperature at 0, got {self.n}, {self.max_tokens}, {self.temperature}")
+            raise ValueError(
+                f"{self.question.id}: n and max_tokens start at 1 and temperature at 0, got {self.n}, {self.max_tokens}, {self.temperature}"
+            )
 
     @property
-    def messages(self)->list[dict[str, str]]: # chat messages
+    def messages(self) -> list[dict[str, str]]:  # chat messages
         "The prompt."
-        if self.view in PROMPTS: return PROMPTS[self.view](self.question, self.language)
+        if self.view in PROMPTS:
+            return PROMPTS[self.view](self.question, self.language)
         near = get_close_matches(self.view, PROMPTS, 1, 0)
-        raise ValueError(f"no prompt for view {self.view!r}: PROMPTS has {', '.join(PROMPTS)} (nearest: {near[0]})")
+        raise ValueError(
+            f"no prompt for view {self.view!r}: PROMPTS has {', '.join(PROMPTS)} (nearest: {near[0]})"
+        )
 
 # %% ../nbs/03_teacher.ipynb #2fab383a
 @dataclass(frozen=True)
 class Completion:
     "One raw reply, with its origin; also one line of a recording."
+
     question_id: str
     teacher: str
-    sample: int                   # 0, 1, … within question, language, view and teacher
-    text: str                     # exactly as it came
-    language: str|None = None     # ISO code asked for; None in a recording: the question's own
-    view: str|None = None         # None in a recording: "cot"
-    messages: list|None = None    # the prompt; None where none is known
-    sampling: dict|None = None    # temperature, max_tokens
-    usage: dict|None = None       # as billed; the samples of one response share its bill, which stands with the first of them
-    finish_reason: str|None = None # "stop", "length", …
-    saw_answer: bool = False      # was the teacher shown the right answer?
-    predicted: str|None = None    # option letter, only where a recording already carries it
+    sample: int  # 0, 1, … within question, language, view and teacher
+    text: str  # exactly as it came
+    language: str | None = None  # ISO code asked for; None in a recording: the question's own
+    view: str | None = None  # None in a recording: "cot"
+    messages: list | None = None  # the prompt; None where none is known
+    sampling: dict | None = None  # temperature, max_tokens
+    usage: dict | None = (
+        None  # as billed; the samples of one response share its bill, which stands with the first of them
+    )
+    finish_reason: str | None = None  # "stop", "length", …
+    saw_answer: bool = False  # was the teacher shown the right answer?
+    predicted: str | None = None  # option letter, only where a recording already carries it
 
 # %% ../nbs/03_teacher.ipynb #8a33be64
 @dataclass(frozen=True)
 class Rationale:
     "One reply, read: the reasoning, and the option it ends in or the reason why none could be read."
+
     question_id: str
     language: str
     view: str
     teacher: str
     sample: int
-    text: str            # without the answer line
-    predicted: str|None  # option letter
-    reason: str|None     # set exactly when `predicted` is None
+    text: str  # without the answer line
+    predicted: str | None  # option letter
+    reason: str | None  # set exactly when `predicted` is None
     saw_answer: bool
 
 # %% ../nbs/03_teacher.ipynb #983b705b
 class Teacher(Protocol):
     "Anything that answers requests."
+
     name: str
-    def complete(self, requests:list[Request])->list[Completion]: # in the order of the requests, samples in order
+
+    def complete(
+        self, requests: list[Request]
+    ) -> list[Completion]:  # in the order of the requests, samples in order
         "Answer `requests`."
 
 # %% ../nbs/03_teacher.ipynb #de487782
-TYPES = {f.name: dict(sample=(int,), saw_answer=(bool, NoneType), messages=(list, NoneType), sampling=(dict, NoneType), usage=(dict, NoneType)).get(
-    f.name, (str,) if f.default is MISSING else (str, NoneType)) for f in fields(Completion)}
+TYPES = {
+    f.name: dict(
+        sample=(int,),
+        saw_answer=(bool, NoneType),
+        messages=(list, NoneType),
+        sampling=(dict, NoneType),
+        usage=(dict, NoneType),
+    ).get(f.name, (str,) if f.default is MISSING else (str, NoneType))
+    for f in fields(Completion)
+}
 
-def read_row(row:dict,  # one line of a recording
-             where:str, # "file:line"
-            )->Completion: # ValueError "file:line:key: what is wrong"
+
+def read_row(
+    row: dict,  # one line of a recording
+    where: str,  # "file:line"
+) -> Completion:  # ValueError "file:line:key: what is wrong"
     "Check one line of a recording."
-    if not isinstance(row, dict): raise ValueError(f"{where}: a line is one JSON object, got {type(row).__name__}")
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: a line is one JSON object, got {type(row).__name__}")
     for key, types in TYPES.items():
         if key not in row and NoneType not in types and key != "saw_answer":
-            raise ValueError(f"{where}:{key}: missing; every line needs question_id, teacher, sample and text")
+            raise ValueError(
+                f"{where}:{key}: missing; every line needs question_id, teacher, sample and text"
+            )
         if key in row and type(row[key]) not in types:
-            raise ValueError(f"{where}:{key}: must be {' or '.join('null' if t is NoneType else t.__name__ for t in types)}, got {row[key]!r}")
+            raise ValueError(
+                f"{where}:{key}: must be {' or '.join('null' if t is NoneType else t.__name__ for t in types)}, got {row[key]!r}"
+            )
     return Completion(**{k: row[k] for k in TYPES if row.get(k) is not None})
 
 # %% ../nbs/03_teacher.ipynb #a97f0134
-def rows(path:Path)->Iterable[tuple[int, dict]]: # line number from 1, line
+def rows(path: Path) -> Iterable[tuple[int, dict]]:  # line number from 1, line
     "The lines of a recording; a ValueError names a file or line that cannot be read."
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
+
         yield from enumerate(pq.read_table(path).to_pylist(), 1)
     elif path.name.endswith((".jsonl", ".jsonl.gz")):
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf8") as f:
             for n, line in enumerate(f, 1):
-                try: row = json.loads(line)
-                except json.JSONDecodeError as e: raise ValueError(f"{path}:{n}: not JSON ({e}); a file cut short ends like this") from None
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as e:
+                    raise ValueError(
+                        f"{path}:{n}: not JSON ({e}); a file cut short ends like this"
+                    ) from None
                 yield n, row
-    else: raise ValueError(f"{path}: a recording is .jsonl, .jsonl.gz or .parquet")
+    else:
+        raise ValueError(f"{path}: a recording is .jsonl, .jsonl.gz or .parquet")
 
 # %% ../nbs/03_teacher.ipynb #b3a7d869
-def load_completions(path:str|Path)->list[Completion]: # ValueError "file:line:key: what is wrong"
+def load_completions(
+    path: str | Path,
+) -> list[Completion]:  # ValueError "file:line:key: what is wrong"
     "Read a recording; no sample may occur twice."
     path, seen = Path(path), {}
     for n, row in rows(path):
         c = read_row(row, f"{path}:{n}")
         key = c.question_id, c.teacher, c.language, c.view, c.saw_answer, c.sample
-        if key in seen: raise ValueError(f"{path}:{n}:sample: repeats sample {c.sample} of question {c.question_id} by {c.teacher} from line {seen[key][0]}")
+        if key in seen:
+            raise ValueError(
+                f"{path}:{n}:sample: repeats sample {c.sample} of question {c.question_id} by {c.teacher} from line {seen[key][0]}"
+            )
         seen[key] = n, c
     return [c for _, c in seen.values()]
 
 # %% ../nbs/03_teacher.ipynb #aaf25040
-def save_completions(completions:Iterable[Completion],
-                     path:str|Path, # .jsonl or .jsonl.gz; replaced if it exists
-                    )->Path:
+def save_completions(
+    completions: Iterable[Completion],
+    path: str | Path,  # .jsonl or .jsonl.gz; replaced if it exists
+) -> Path:
     "Write a recording that `load_completions` and `RecordedTeacher` read."
     path = Path(path)
     with (gzip.open if path.suffix == ".gz" else open)(path, "wt", encoding="utf8") as f:
-        for c in completions: f.write(json.dumps({k: v for k, v in asdict(c).items() if v is not None}, ensure_ascii=False) + "\n")
+        for c in completions:
+            f.write(
+                json.dumps(
+                    {k: v for k, v in asdict(c).items() if v is not None}, ensure_ascii=False
+                )
+                + "\n"
+            )
     return path
 
 # %% ../nbs/03_teacher.ipynb #4d8e84a4
 class RecordedTeacher:
     "Answers from a recording; `missing` counts the samples asked for and not there."
-    def __init__(self,
-                 path:str|Path,           # .jsonl, .jsonl.gz or .parquet
-                 teacher:str|None=None,   # one teacher of several; ValueError names those there are
-                 saw_answer:bool=False,   # take the rationales written with the right answer in view, instead of the others?
-                ):
+
+    def __init__(
+        self,
+        path: str | Path,  # .jsonl, .jsonl.gz or .parquet
+        teacher: str | None = None,  # one teacher of several; ValueError names those there are
+        saw_answer: bool = False,  # take the rationales written with the right answer in view, instead of the others?
+    ):
         everything = load_completions(path)
         names = list(dict.fromkeys(c.teacher for c in everything))
-        if teacher not in (None, *names): raise ValueError(f"{path}: no teacher {teacher!r}; there are {', '.join(names)}")
-        self.name, self.missing, self.saw_answer, self.by_question = teacher or " + ".join(names), 0, saw_answer, {}
+        if teacher not in (None, *names):
+            raise ValueError(f"{path}: no teacher {teacher!r}; there are {', '.join(names)}")
+        self.name, self.missing, self.saw_answer, self.by_question = (
+            teacher or " + ".join(names),
+            0,
+            saw_answer,
+            {},
+        )
         for c in sorted(everything, key=lambda c: (c.sample, names.index(c.teacher))):
-            if teacher in (None, c.teacher) and c.saw_answer >= saw_answer: self.by_question.setdefault(c.question_id, []).append(c)
+            if teacher in (None, c.teacher) and c.saw_answer >= saw_answer:
+                self.by_question.setdefault(c.question_id, []).append(c)
 
-    def complete(self, requests:list[Request])->list[Completion]:
+    def complete(self, requests: list[Request]) -> list[Completion]:
         "The first `n` recorded samples of every request."
         answers = []
         for r in requests:
-            known = [replace(c, language=c.language or r.question.language, view=c.view or ("pvc" if c.saw_answer > self.saw_answer else "cot")) for c in self.by_question.get(r.question.id, [])]
-            found = [c for c in known if (c.language, c.view) == (r.language, r.view) and (c.view in SHOWN or c.saw_answer == self.saw_answer)][:r.n]
+            known = [
+                replace(
+                    c,
+                    language=c.language or r.question.language,
+                    view=c.view or ("pvc" if c.saw_answer > self.saw_answer else "cot"),
+                )
+                for c in self.by_question.get(r.question.id, [])
+            ]
+            found = [
+                c
+                for c in known
+                if (c.language, c.view) == (r.language, r.view)
+                and (c.view in SHOWN or c.saw_answer == self.saw_answer)
+            ][: r.n]
             self.missing += r.n - len(found)
             answers += found
         return answers
@@ -168,178 +261,330 @@ class RecordedTeacher:
 # %% ../nbs/03_teacher.ipynb #7c52c2fc
 class LabTeacher:
     "Asks a lab world."
-    def __init__(self,
-                 world, # `name`, and `reply(question, language, view, temperature, sample) -> str`
-                ): self.world, self.name = world, world.name
 
-    def complete(self, requests:list[Request])->list[Completion]:
+    def __init__(
+        self,
+        world,  # `name`, and `reply(question, language, view, temperature, sample) -> str`
+    ):
+        self.world, self.name = world, world.name
+
+    def complete(self, requests: list[Request]) -> list[Completion]:
         "Ask the world for every sample of every request."
-        return [Completion(r.question.id, self.name, i, self.world.reply(r.question, r.language, r.view, r.temperature, i), r.language, r.view,
-                           sampling=dict(temperature=r.temperature), finish_reason="stop")
-                for r in requests for i in range(r.n)]
+        return [
+            Completion(
+                r.question.id,
+                self.name,
+                i,
+                self.world.reply(r.question, r.language, r.view, r.temperature, i),
+                r.language,
+                r.view,
+                sampling=dict(temperature=r.temperature),
+                finish_reason="stop",
+            )
+            for r in requests
+            for i in range(r.n)
+        ]
 
 # %% ../nbs/03_teacher.ipynb #1494b4bd
-def chat_response(model:str, replies:list[str], messages:list[dict])->dict: # as OpenAI's servers send it
+def chat_response(
+    model: str, replies: list[str], messages: list[dict]
+) -> dict:  # as OpenAI's servers send it
     "A chat completion that holds `replies`."
-    usage = dict(prompt_tokens=prompt_tokens(messages, "o200k_base"), completion_tokens=sum(tokens_in(r, "o200k_base") for r in replies))
-    return dict(id="chat", object="chat.completion", created=0, model=model, usage=usage | dict(total_tokens=sum(usage.values())),
-                choices=[dict(index=i, finish_reason="stop", message=dict(role="assistant", content=r)) for i, r in enumerate(replies)])
+    usage = dict(
+        prompt_tokens=prompt_tokens(messages, "o200k_base"),
+        completion_tokens=sum(tokens_in(r, "o200k_base") for r in replies),
+    )
+    return dict(
+        id="chat",
+        object="chat.completion",
+        created=0,
+        model=model,
+        usage=usage | dict(total_tokens=sum(usage.values())),
+        choices=[
+            dict(index=i, finish_reason="stop", message=dict(role="assistant", content=r))
+            for i, r in enumerate(replies)
+        ],
+    )
 
 # %% ../nbs/03_teacher.ipynb #3f03f40d
 class ChatHandler(BaseHTTPRequestHandler):
     "Answers a POST with what the server's `answer` makes of its JSON body."
+
     protocol_version, wbufsize = "HTTP/1.1", -1
+
     def do_POST(self):
-        try: status, answer = 200, self.server.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        except ValueError as e: status, answer = 400, dict(error=dict(message=str(e), type="invalid_request_error"))
+        try:
+            status, answer = (
+                200,
+                self.server.answer(
+                    json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                ),
+            )
+        except ValueError as e:
+            status, answer = 400, dict(error=dict(message=str(e), type="invalid_request_error"))
         body = json.dumps(answer, ensure_ascii=False).encode()
         self.send_response(status)
-        for name, value in dict([("Content-Type", "application/json"), ("Content-Length", len(body))]).items(): self.send_header(name, str(value))
+        for name, value in dict(
+            [("Content-Type", "application/json"), ("Content-Length", len(body))]
+        ).items():
+            self.send_header(name, str(value))
         self.end_headers()
         self.wfile.write(body)
-    def log_message(self, *args): pass
+
+    def log_message(self, *args):
+        pass
 
 # %% ../nbs/03_teacher.ipynb #782bd945
-def asked_about(messages:list[dict], # as a template of `PROMPTS` makes them
-    world)->tuple[Question, str, str]|None: # question, view, language of the reply; None where no template makes them
+def asked_about(
+    messages: list[dict],  # as a template of `PROMPTS` makes them
+    world,
+) -> (
+    tuple[Question, str, str] | None
+):  # question, view, language of the reply; None where no template makes them
     "What a prompt to the lab's teacher asks for."
     stem, options, *shown = (messages[-1]["content"] + "\n\n").split("\n\n")
-    choices, answer = dict(re.findall(r"^\(([A-Z])\) (.+)$", options, re.M)), re.findall(r": \(([A-Z])\) ", "".join(shown))
+    choices, answer = (
+        dict(re.findall(r"^\(([A-Z])\) (.+)$", options, re.M)),
+        re.findall(r": \(([A-Z])\) ", "".join(shown)),
+    )
     for language, grammar in world.grammar.items():
-        if not grammar.meanings(stem): continue
+        if not grammar.meanings(stem):
+            continue
         question = Question(f"{world.name}-asked", "lab", language, stem, choices, *answer)
         for view, code in product(PROMPTS, world.grammar):
-            if bool(answer) == (view in SHOWN | {"refill"}) and (view == "refill") == (MASK in stem) and PROMPTS[view](question, code) == messages: return question, view, code
+            if (
+                bool(answer) == (view in SHOWN | {"refill"})
+                and (view == "refill") == (MASK in stem)
+                and PROMPTS[view](question, code) == messages
+            ):
+                return question, view, code
 
 # %% ../nbs/03_teacher.ipynb #85c68d53
 class LabServer(ThreadingHTTPServer):
     "A lab world as an OpenAI-compatible endpoint on this machine, at `url` until `close`."
+
     daemon_threads, request_queue_size = True, 128
-    def __init__(self, world, port:int=0): # a free port if 0
+
+    def __init__(self, world, port: int = 0):  # a free port if 0
         super().__init__(("127.0.0.1", port), ChatHandler)
-        self.world, self.url, self.given, self.lock = world, f"http://127.0.0.1:{self.server_port}/v1", Counter(), threading.Lock()
+        self.world, self.url, self.given, self.lock = (
+            world,
+            f"http://127.0.0.1:{self.server_port}/v1",
+            Counter(),
+            threading.Lock(),
+        )
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
-    def answer(self, asked:dict)->dict: # ValueError for a prompt that is not of this world
+    def answer(self, asked: dict) -> dict:  # ValueError for a prompt that is not of this world
         "What the world's teacher says."
-        prompt, temperature, n = json.dumps(asked["messages"]), asked.get("temperature", 1.0), asked.get("n") or 1
-        with self.lock: found = asked_about(asked["messages"], self.world)
-        if not found: raise ValueError(f"{self.world.name} has no such question, or it was not asked as the templates of PROMPTS ask")
-        with self.lock: first = self.given[prompt, temperature]; self.given[prompt, temperature] += n
+        prompt, temperature, n = (
+            json.dumps(asked["messages"]),
+            asked.get("temperature", 1.0),
+            asked.get("n") or 1,
+        )
+        with self.lock:
+            found = asked_about(asked["messages"], self.world)
+        if not found:
+            raise ValueError(
+                f"{self.world.name} has no such question, or it was not asked as the templates of PROMPTS ask"
+            )
+        with self.lock:
+            first = self.given[prompt, temperature]
+            self.given[prompt, temperature] += n
         question, view, language = found
-        return chat_response(self.world.name, [self.world.reply(question, language, view, temperature, first + i) for i in range(n)], asked["messages"])
+        return chat_response(
+            self.world.name,
+            [self.world.reply(question, language, view, temperature, first + i) for i in range(n)],
+            asked["messages"],
+        )
 
     def close(self):
         "Stop answering."
-        self.shutdown(); self.server_close()
+        self.shutdown()
+        self.server_close()
 
 # %% ../nbs/03_teacher.ipynb #0e90e789
 class Pace:
     "When the next request may leave."
-    def __init__(self, requests:float|None=None, tokens:float|None=None, clock=time.monotonic): # per minute
-        self.request, self.token, self.clock, self.free = 60/requests if requests else 0.0, 60/tokens if tokens else 0.0, clock, 0.0
 
-    def due(self, tokens:int)->float: # seconds from now
+    def __init__(
+        self, requests: float | None = None, tokens: float | None = None, clock=time.monotonic
+    ):  # per minute
+        self.request, self.token, self.clock, self.free = (
+            60 / requests if requests else 0.0,
+            60 / tokens if tokens else 0.0,
+            clock,
+            0.0,
+        )
+
+    def due(self, tokens: int) -> float:  # seconds from now
         "Take the next place for a request of so many tokens."
         start = max(now := self.clock(), self.free)
-        self.free = start + max(self.request, tokens*self.token)
+        self.free = start + max(self.request, tokens * self.token)
         return start - now
 
-    def pause(self, seconds:float): "Nobody leaves for so long."; self.free = max(self.free, self.clock() + seconds)
+    def pause(self, seconds: float):
+        "Nobody leaves for so long."
+        self.free = max(self.free, self.clock() + seconds)
 
 # %% ../nbs/03_teacher.ipynb #005a07aa
 class Unanswered(Exception):
     "A request without a reply."
-    def __init__(self, why:str, billed:bool=False, again:bool=False, halt:bool=False, after:float|None=None):
+
+    def __init__(
+        self,
+        why: str,
+        billed: bool = False,
+        again: bool = False,
+        halt: bool = False,
+        after: float | None = None,
+    ):
         super().__init__(why)
-        self.billed = billed # may the server have billed it?
-        self.again = again   # may another try help?
-        self.halt = halt     # is every other request bound to fail as well?
-        self.after = after   # seconds to wait, where the server says so
+        self.billed = billed  # may the server have billed it?
+        self.again = again  # may another try help?
+        self.halt = halt  # is every other request bound to fail as well?
+        self.after = after  # seconds to wait, where the server says so
 
 # %% ../nbs/03_teacher.ipynb #b47a5b74
-def read_answer(body:str, messages:list, seconds:float, encoding:str="")->Answer: # Unanswered if it is no reply
+def read_answer(
+    body: str, messages: list, seconds: float, encoding: str = ""
+) -> Answer:  # Unanswered if it is no reply
     "Read the body of a response; tokens are counted here where the server says nothing of them."
     try:
         response = json.loads(body)
-        said, used = [(c["message"], c.get("finish_reason")) for c in response["choices"]], response.get("usage") or {}
-        samples = [(m.get("content") or m.get("refusal") or "", "refusal" if m.get("refusal") else finish) for m, finish in said]
+        said, used = (
+            [(c["message"], c.get("finish_reason")) for c in response["choices"]],
+            response.get("usage") or {},
+        )
+        samples = [
+            (m.get("content") or m.get("refusal") or "", "refusal" if m.get("refusal") else finish)
+            for m, finish in said
+        ]
         asked, given = used.get("prompt_tokens"), used.get("completion_tokens")
-    except (ValueError, KeyError, TypeError, AttributeError): samples = []
-    if not samples: raise Unanswered(f"no reply in the response: {body[:200]}", billed=True, again=True)
-    if (estimated := None in (asked, given)): asked, given = prompt_tokens(messages, encoding), sum(tokens_in(t, encoding) for t, _ in samples)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        samples = []
+    if not samples:
+        raise Unanswered(f"no reply in the response: {body[:200]}", billed=True, again=True)
+    if estimated := None in (asked, given):
+        asked, given = (
+            prompt_tokens(messages, encoding),
+            sum(tokens_in(t, encoding) for t, _ in samples),
+        )
     return Answer(samples, asked, given, body, seconds, estimated)
 
 # %% ../nbs/03_teacher.ipynb #fa507ce3
-def unanswered(e:Exception)->Unanswered:
+def unanswered(e: Exception) -> Unanswered:
     "What an error of the client means."
     import openai
-    if not isinstance(e, openai.APIStatusError): # no answer: a connection that never stood was not billed
-        return Unanswered(f"{type(e).__name__}: {e}", billed=type(e.__cause__).__name__ not in ("ConnectError", "ConnectTimeout", "PoolTimeout"), again=True)
+
+    if not isinstance(
+        e, openai.APIStatusError
+    ):  # no answer: a connection that never stood was not billed
+        return Unanswered(
+            f"{type(e).__name__}: {e}",
+            billed=type(e.__cause__).__name__
+            not in ("ConnectError", "ConnectTimeout", "PoolTimeout"),
+            again=True,
+        )
     status, after = e.status_code, retry_after(e.response.headers.get("retry-after"))
     broke = status == 429 and "insufficient_quota" in (e.code or "", getattr(e, "type", None) or "")
-    return Unanswered(f"{type(e).__name__}: {e}", again=status in (408, 409, 429) or status >= 500, halt=broke or status in (401, 403, 404), after=after)
+    return Unanswered(
+        f"{type(e).__name__}: {e}",
+        again=status in (408, 409, 429) or status >= 500,
+        halt=broke or status in (401, 403, 404),
+        after=after,
+    )
 
-def retry_after(text:str|None)->float|None: # seconds
+
+def retry_after(text: str | None) -> float | None:  # seconds
     "What a Retry-After header says, in seconds or as a date."
-    try: return max(0.0, float(text))
-    except (TypeError, ValueError): pass
-    try: return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (TypeError, ValueError): return None
+    try:
+        return max(0.0, float(text))
+    except (TypeError, ValueError):
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None
 
 # %% ../nbs/03_teacher.ipynb #ac491c40
 class Desk:
     "Commits the steps of many coroutines together; `stop` ends the day."
-    def __init__(self, ledger:Ledger, stop:asyncio.Event):
-        self.ledger, self.stop, self.waiting, self.unsynced, self.syncing, self.flying, self.error = ledger, stop, [], False, None, 0, None
 
-    def later(self, step, *args)->asyncio.Future: # result of a ledger step
+    def __init__(self, ledger: Ledger, stop: asyncio.Event):
+        (
+            self.ledger,
+            self.stop,
+            self.waiting,
+            self.unsynced,
+            self.syncing,
+            self.flying,
+            self.error,
+        ) = ledger, stop, [], False, None, 0, None
+
+    def later(self, step, *args) -> asyncio.Future:  # result of a ledger step
         "Hand a step in and go on; it is committed soon."
         loop = asyncio.get_running_loop()
-        if not self.waiting: loop.call_soon(self._commit)
+        if not self.waiting:
+            loop.call_soon(self._commit)
         self.waiting.append(((step, args), future := loop.create_future()))
         return future
 
-    async def do(self, step, *args): "The result of a ledger step, committed."; return await self.later(step, *args)
+    async def do(self, step, *args):
+        "The result of a ledger step, committed."
+        return await self.later(step, *args)
 
     async def close(self):
         "Wait until the disk has everything; an error of the ledger is raised here at the latest."
-        while self.waiting: await asyncio.sleep(0)
-        if self.syncing: await self.syncing
-        if self.error: raise self.error
+        while self.waiting:
+            await asyncio.sleep(0)
+        if self.syncing:
+            await self.syncing
+        if self.error:
+            raise self.error
 
-    async def rest(self, seconds:float):
+    async def rest(self, seconds: float):
         "Wait, but not beyond the end of the day."
         if seconds > 0:
-            try: await asyncio.wait_for(self.stop.wait(), seconds)
-            except TimeoutError: pass
+            try:
+                await asyncio.wait_for(self.stop.wait(), seconds)
+            except TimeoutError:
+                pass
 
 # %% ../nbs/03_teacher.ipynb #0e1c706e
 @patch
-def _commit(self:Desk):
+def _commit(self: Desk):
     batch, self.waiting = self.waiting, []
-    try: results = self.ledger.transact([step for step, _ in batch])
-    except Exception as e: results, self.error = [e]*len(batch), e
+    try:
+        results = self.ledger.transact([step for step, _ in batch])
+    except Exception as e:
+        results, self.error = [e] * len(batch), e
     for (_, future), result in zip(batch, results):
-        if not future.done(): future.set_exception(result) if isinstance(result, Exception) else future.set_result(result)
+        if not future.done():
+            future.set_exception(result) if isinstance(result, Exception) else future.set_result(
+                result
+            )
     self.unsynced = True
-    if self.syncing is None or self.syncing.done(): self.syncing = asyncio.create_task(self._sync())
+    if self.syncing is None or self.syncing.done():
+        self.syncing = asyncio.create_task(self._sync())
+
 
 @patch
-async def _sync(self:Desk):
+async def _sync(self: Desk):
     while self.unsynced:
         self.unsynced = False
         await asyncio.to_thread(self.ledger.sync)
 
 # %% ../nbs/03_teacher.ipynb #259fc349
-def run_async(coroutine, stop:asyncio.Event):
+def run_async(coroutine, stop: asyncio.Event):
     "The result of `coroutine`, also where an event loop already runs, as in a notebook; an interrupt sets `stop` and waits."
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     future = asyncio.run_coroutine_threadsafe(coroutine, loop)
     try:
-        try: return future.result()
+        try:
+            return future.result()
         except KeyboardInterrupt:
             loop.call_soon_threadsafe(stop.set)
             future.result()
@@ -352,216 +597,368 @@ def run_async(coroutine, stop:asyncio.Event):
 # %% ../nbs/03_teacher.ipynb #07261cce
 class EndpointTeacher:
     "An OpenAI-compatible endpoint behind a ledger: nothing that was answered is ever asked again."
-    batch = False # is this the Batch API, at half the price?
-    def __init__(self,
-                 model:str,               # as the server calls it
-                 base_url:str|None=None,  # OPENAI_BASE_URL, or OpenAI's own, when None
-                 ledger:str|Path="ledger.sqlite", # file
-                 server:str|None=None,    # what the ledger calls the server; its address when None
-                 concurrency:int=8,       # requests under way
-                 requests_per_minute:float|None=None,
-                 tokens_per_minute:float|None=None, # prompt and completions at their longest, as servers count
-                 timeout:float=600,       # seconds per request
-                 tries:int=8,             # per prompt, of which only failures count
-                 price:tuple[float, float]|None=None, # USD per million tokens in and out; from the price table when None
-                 budget:float|None=None,  # USD that this teacher may spend; COT_DISTILL_CEILING caps the ledger's whole bill besides
-                 progress:bool=True,      # show a bar: samples done, failures, cost, time left
-                ):
-        self.name, self.ledger, self.concurrency, self.timeout, self.tries, self.progress = model, Ledger(ledger), concurrency, timeout, tries, progress
+
+    batch = False  # is this the Batch API, at half the price?
+
+    def __init__(
+        self,
+        model: str,  # as the server calls it
+        base_url: str | None = None,  # OPENAI_BASE_URL, or OpenAI's own, when None
+        ledger: str | Path = "ledger.sqlite",  # file
+        server: str | None = None,  # what the ledger calls the server; its address when None
+        concurrency: int = 8,  # requests under way
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float
+        | None = None,  # prompt and completions at their longest, as servers count
+        timeout: float = 600,  # seconds per request
+        tries: int = 8,  # per prompt, of which only failures count
+        price: tuple[float, float]
+        | None = None,  # USD per million tokens in and out; from the price table when None
+        budget: float
+        | None = None,  # USD that this teacher may spend; COT_DISTILL_CEILING caps the ledger's whole bill besides
+        progress: bool = True,  # show a bar: samples done, failures, cost, time left
+    ):
+        self.name, self.ledger, self.concurrency, self.timeout, self.tries, self.progress = (
+            model,
+            Ledger(ledger),
+            concurrency,
+            timeout,
+            tries,
+            progress,
+        )
         self.base_url = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-        self.server, self.pace = server or server_name(self.base_url), Pace(requests_per_minute, tokens_per_minute)
+        self.server, self.pace = (
+            server or server_name(self.base_url),
+            Pace(requests_per_minute, tokens_per_minute),
+        )
         self.price = Price(*price) if price else price_of(model)
         ceilings = [self.ledger.exposure() + budget] if budget is not None else []
-        self.ceiling = min(ceilings + [float(c) for c in [os.environ.get("COT_DISTILL_CEILING")] if c], default=None)
-        self.singly = False # has the server refused `n`?
+        self.ceiling = min(
+            ceilings + [float(c) for c in [os.environ.get("COT_DISTILL_CEILING")] if c],
+            default=None,
+        )
+        self.singly = False  # has the server refused `n`?
 
 # %% ../nbs/03_teacher.ipynb #2385ae92
 @patch
-def worst(self:EndpointTeacher, messages:list, max_tokens:int, n:int)->float|None: # USD; None without a price
+def worst(
+    self: EndpointTeacher, messages: list, max_tokens: int, n: int
+) -> float | None:  # USD; None without a price
     "The most that a request for `n` samples can cost."
-    return self.price and self.price.of(most_prompt_tokens(messages), n*max_tokens, self.batch)
+    return self.price and self.price.of(most_prompt_tokens(messages), n * max_tokens, self.batch)
 
 # %% ../nbs/03_teacher.ipynb #ec119c69
 @patch
-def client(self:EndpointTeacher): # RuntimeError without a key
+def client(self: EndpointTeacher):  # RuntimeError without a key
     "OpenAI's client; it never tries again by itself, so that every try is on the books."
     from openai import AsyncOpenAI
+
     if self.ceiling is not None and not self.price:
-        raise ValueError(f"a budget needs the price of {self.name!r}: add it to prices.csv, or pass price=(USD per million tokens in, out)")
+        raise ValueError(
+            f"a budget needs the price of {self.name!r}: add it to prices.csv, or pass price=(USD per million tokens in, out)"
+        )
     here = urlsplit(self.base_url).hostname in ("localhost", "127.0.0.1", "::1")
-    if not (key := os.environ.get("OPENAI_API_KEY") or ("none" if here else None)): raise RuntimeError("set the environment variable OPENAI_API_KEY")
+    if not (key := os.environ.get("OPENAI_API_KEY") or ("none" if here else None)):
+        raise RuntimeError("set the environment variable OPENAI_API_KEY")
     return AsyncOpenAI(api_key=key, base_url=self.base_url, timeout=self.timeout, max_retries=0)
 
 # %% ../nbs/03_teacher.ipynb #1b23eafe
-def scrub(text:str)->str:
+def scrub(text: str) -> str:
     "`text` without the key."
     key = os.environ.get("OPENAI_API_KEY") or ""
     return text.replace(key, "[key]") if len(key) > 7 else text
 
 # %% ../nbs/03_teacher.ipynb #cb12979d
 @patch
-async def _send(self:EndpointTeacher, client, prompt:Prompt, n:int)->Answer: # Unanswered if there is none
+async def _send(
+    self: EndpointTeacher, client, prompt: Prompt, n: int
+) -> Answer:  # Unanswered if there is none
     "Ask for `n` samples."
-    start, many = time.perf_counter(), dict(n=n) if n > 1 else {}  # some servers refuse the very word
+    start, many = (
+        time.perf_counter(),
+        dict(n=n) if n > 1 else {},
+    )  # some servers refuse the very word
     body = dict(model=prompt.model, messages=prompt.messages, **many, **prompt.sampling)
-    try: response = await client.post("/chat/completions", body=body, cast_to=str)  # the body as it came
-    except Exception as e: raise unanswered(e) from None
-    return read_answer(scrub(response), prompt.messages, time.perf_counter() - start, self.price.encoding if self.price else "")
+    try:
+        response = await client.post(
+            "/chat/completions", body=body, cast_to=str
+        )  # the body as it came
+    except Exception as e:
+        raise unanswered(e) from None
+    return read_answer(
+        scrub(response),
+        prompt.messages,
+        time.perf_counter() - start,
+        self.price.encoding if self.price else "",
+    )
 
 # %% ../nbs/03_teacher.ipynb #4ee84d3b
 @patch
-async def _fill(self:EndpointTeacher, desk:Desk, owner:str, client, prompt:Prompt, n:int, done):
+async def _fill(
+    self: EndpointTeacher, desk: Desk, owner: str, client, prompt: Prompt, n: int, done
+):
     "Ask until `prompt` has `n` samples; Unanswered when that is of no use."
     failures, singly, most = 0, self.singly, prompt.sampling["max_tokens"]
     while not desk.stop.is_set():
-        await desk.rest(self.pace.due(prompt_tokens(prompt.messages, "o200k_base") + n*most if self.pace.token else 0))
-        if desk.stop.is_set(): return
-        leave = await desk.do(claim, prompt, n, owner, lambda k: self.worst(prompt.messages, most, k), self.ceiling, 1 if singly or self.singly else None)
-        if leave.state == "done": return
-        if leave.state == "batch": raise Unanswered("the prompt is part of an open batch: BatchTeacher collects it")
-        if leave.state == "ceiling" and not desk.flying: raise Unanswered("the budget is reached", halt=True)
+        await desk.rest(
+            self.pace.due(
+                prompt_tokens(prompt.messages, "o200k_base") + n * most if self.pace.token else 0
+            )
+        )
+        if desk.stop.is_set():
+            return
+        leave = await desk.do(
+            claim,
+            prompt,
+            n,
+            owner,
+            lambda k: self.worst(prompt.messages, most, k),
+            self.ceiling,
+            1 if singly or self.singly else None,
+        )
+        if leave.state == "done":
+            return
+        if leave.state == "batch":
+            raise Unanswered("the prompt is part of an open batch: BatchTeacher collects it")
+        if leave.state == "ceiling" and not desk.flying:
+            raise Unanswered("the budget is reached", halt=True)
         if leave.state != "granted":
             await desk.rest(0.1)
-            if leave.state == "wait": await asyncio.to_thread(self.ledger.bury)
+            if leave.state == "wait":
+                await asyncio.to_thread(self.ledger.bury)
             continue
         desk.flying += 1
-        try: answer = await self._send(client, prompt, leave.n)
+        try:
+            answer = await self._send(client, prompt, leave.n)
         except Unanswered as e:
             await desk.do(lose if e.billed else release, leave.attempt)
-            if leave.n > 1 and not (e.again or e.halt) and not singly: singly = True
-            elif e.halt or not e.again or (failures := failures + 1) == self.tries: raise
+            if leave.n > 1 and not (e.again or e.halt) and not singly:
+                singly = True
+            elif e.halt or not e.again or (failures := failures + 1) == self.tries:
+                raise
             else:
-                if e.after: self.pace.pause(e.after)
+                if e.after:
+                    self.pace.pause(e.after)
                 done(retried=1)
-                await desk.rest(e.after or min(60, 0.5*2**failures)*random.uniform(0.5, 1))
+                await desk.rest(e.after or min(60, 0.5 * 2**failures) * random.uniform(0.5, 1))
         else:
             cost = self.price and self.price.of(answer.prompt_tokens, answer.completion_tokens)
             written = desk.later(settle, leave.attempt, answer, cost)
             done(len(answer.samples), cost or 0.0)
             self.singly = self.singly or singly
-            if leave.n == len(answer.samples) == n: return
+            if leave.n == len(answer.samples) == n:
+                return
             await written
-        finally: desk.flying -= 1
+        finally:
+            desk.flying -= 1
 
 # %% ../nbs/03_teacher.ipynb #c9ff4d7d
 @patch
-async def _ask_all(self:EndpointTeacher, lacking:dict[str, tuple[Prompt, int]], owner:str, stop:asyncio.Event)->list[str]: # why some failed
+async def _ask_all(
+    self: EndpointTeacher, lacking: dict[str, tuple[Prompt, int]], owner: str, stop: asyncio.Event
+) -> list[str]:  # why some failed
     "Ask for all that is lacking."
     from tqdm import tqdm
+
     desk, todo, failed = Desk(self.ledger, stop), iter(lacking.values()), []
     total = sum(n - self.ledger.count(key) for key, (_, n) in lacking.items())
     with tqdm(total=total, desc=self.name, unit="sample", disable=not self.progress) as bar:
         spent = Counter()
+
         def done(samples=0, cost=0.0, retried=0):
             spent.update(cost=cost, retried=retried)
-            bar.set_postfix_str(f"failed {len(failed)}, retried {spent['retried']}, {usd(spent['cost'])}", refresh=False)
+            bar.set_postfix_str(
+                f"failed {len(failed)}, retried {spent['retried']}, {usd(spent['cost'])}",
+                refresh=False,
+            )
             bar.update(samples)
+
         async def asker():
             for prompt, n in todo:
-                if stop.is_set(): return
-                try: await self._fill(desk, owner, client, prompt, n, done)
+                if stop.is_set():
+                    return
+                try:
+                    await self._fill(desk, owner, client, prompt, n, done)
                 except Exception as e:
-                    failed.append(scrub(f"{type(e).__name__}: {e}" if not isinstance(e, Unanswered) else str(e)))
-                    if not isinstance(e, Unanswered) or e.halt: stop.set()
-        async with self.client() as client: await asyncio.gather(*(asker() for _ in range(min(self.concurrency, len(lacking)))))
+                    failed.append(
+                        scrub(
+                            f"{type(e).__name__}: {e}" if not isinstance(e, Unanswered) else str(e)
+                        )
+                    )
+                    if not isinstance(e, Unanswered) or e.halt:
+                        stop.set()
+
+        async with self.client() as client:
+            await asyncio.gather(*(asker() for _ in range(min(self.concurrency, len(lacking)))))
         await desk.close()
     return failed
 
 # %% ../nbs/03_teacher.ipynb #c4cab303
 @patch
-def wanted(self:EndpointTeacher, requests:list[Request])->dict[str, tuple[Prompt, int]]: # key -> prompt, samples
+def wanted(
+    self: EndpointTeacher, requests: list[Request]
+) -> dict[str, tuple[Prompt, int]]:  # key -> prompt, samples
     "What `requests` come to, each prompt once."
     prompts = {}
     for r in requests:
-        p = Prompt(self.server, self.name, r.messages, dict(temperature=r.temperature, max_tokens=r.max_tokens))
+        p = Prompt(
+            self.server,
+            self.name,
+            r.messages,
+            dict(temperature=r.temperature, max_tokens=r.max_tokens),
+        )
         prompts[p.key] = p, max(r.n, prompts.get(p.key, (p, 0))[1])
     return prompts
 
 # %% ../nbs/03_teacher.ipynb #a5d91012
 @patch
-def complete(self:EndpointTeacher, requests:list[Request])->list[Completion]:
+def complete(self: EndpointTeacher, requests: list[Request]) -> list[Completion]:
     "Ask for what the ledger lacks, then answer from the ledger; a RuntimeError when some requests failed."
     self.ledger.bury()
-    lacking = {key: (p, n) for key, (p, n) in self.wanted(requests).items() if n > self.ledger.count(key)}
+    lacking = {
+        key: (p, n) for key, (p, n) in self.wanted(requests).items() if n > self.ledger.count(key)
+    }
     if lacking:
         owner, stop = Owner(self.ledger), asyncio.Event()
-        try: failed = run_async(self._ask_all(lacking, owner.name, stop), stop)
-        finally: owner.close()
+        try:
+            failed = run_async(self._ask_all(lacking, owner.name, stop), stop)
+        finally:
+            owner.close()
         if failed:
             left = sum(n > self.ledger.count(key) for key, (_, n) in lacking.items())
-            raise RuntimeError(f"{left} of {len(lacking)} prompts failed or were not asked; all answers are in the ledger, so asking again costs only these. First error: {failed[0]}")
+            raise RuntimeError(
+                f"{left} of {len(lacking)} prompts failed or were not asked; all answers are in the ledger, so asking again costs only these. First error: {failed[0]}"
+            )
     return self.read(requests)
 
 # %% ../nbs/03_teacher.ipynb #928d4959
 @patch
-def read(self:EndpointTeacher, requests:list[Request])->list[Completion]: # fewer where the ledger has fewer
+def read(
+    self: EndpointTeacher, requests: list[Request]
+) -> list[Completion]:  # fewer where the ledger has fewer
     "Answer from the ledger alone."
     answers = []
     for r in requests:
-        (key, (p, _)), = self.wanted([r]).items()
-        for c in self.ledger.get(key)[:r.n]:
-            usage = dict(prompt_tokens=c["prompt_tokens"], completion_tokens=c["completion_tokens"]) if c["sample"] == c["first"] else None
-            answers.append(Completion(r.question.id, self.name, c["sample"], c["text"], r.language, r.view, p.messages, p.sampling, usage, c["finish_reason"], r.view in SHOWN))
+        ((key, (p, _)),) = self.wanted([r]).items()
+        for c in self.ledger.get(key)[: r.n]:
+            usage = (
+                dict(prompt_tokens=c["prompt_tokens"], completion_tokens=c["completion_tokens"])
+                if c["sample"] == c["first"]
+                else None
+            )
+            answers.append(
+                Completion(
+                    r.question.id,
+                    self.name,
+                    c["sample"],
+                    c["text"],
+                    r.language,
+                    r.view,
+                    p.messages,
+                    p.sampling,
+                    usage,
+                    c["finish_reason"],
+                    r.view in SHOWN,
+                )
+            )
     return answers
 
 # %% ../nbs/03_teacher.ipynb #eaff9c74
-TYPICAL = 150 # tokens of a reply, until the ledger knows better
+TYPICAL = 150  # tokens of a reply, until the ledger knows better
 
 # %% ../nbs/03_teacher.ipynb #8a113919
 @dataclass(frozen=True)
 class Quote:
     "What is still to be asked, and what it will cost; `+` adds."
+
     prompts: int = 0
     samples: int = 0
     prompt_tokens: int = 0
-    likely_tokens: int = 0    # of replies
+    likely_tokens: int = 0  # of replies
     most_tokens: int = 0
-    likely: float|None = 0.0  # USD; None where there is no price
-    most: float|None = 0.0
-    def __add__(self, other): return Quote(*(None if None in (a, b) else a + b for a, b in zip(vars(self).values(), vars(other).values())))
+    likely: float | None = 0.0  # USD; None where there is no price
+    most: float | None = 0.0
+
+    def __add__(self, other):
+        return Quote(
+            *(
+                None if None in (a, b) else a + b
+                for a, b in zip(vars(self).values(), vars(other).values())
+            )
+        )
+
     def __str__(self):
-        cost = "no price known" if self.likely is None else f"{usd(self.likely)} likely, {usd(self.most)} at most"
+        cost = (
+            "no price known"
+            if self.likely is None
+            else f"{usd(self.likely)} likely, {usd(self.most)} at most"
+        )
         return f"{self.prompts:,} prompts, {self.samples:,} samples, {self.prompt_tokens:,} prompt tokens, {self.likely_tokens:,} to {self.most_tokens:,} completion tokens: {cost}"
 
 # %% ../nbs/03_teacher.ipynb #f4eb142e
 @patch
-def quote(self:EndpointTeacher, requests:list[Request], seen:dict|None=None)->Quote: # `seen`: key -> samples quoted before, added to
+def quote(
+    self: EndpointTeacher, requests: list[Request], seen: dict | None = None
+) -> Quote:  # `seen`: key -> samples quoted before, added to
     "What `complete(requests)` would ask for."
-    bill, encoding, total, seen = self.ledger.bill(), self.price.encoding if self.price else "", Quote(), {} if seen is None else seen
-    typical = bill.completion_tokens/bill.samples if bill.samples else TYPICAL
+    bill, encoding, total, seen = (
+        self.ledger.bill(),
+        self.price.encoding if self.price else "",
+        Quote(),
+        {} if seen is None else seen,
+    )
+    typical = bill.completion_tokens / bill.samples if bill.samples else TYPICAL
     for key, (p, n) in self.wanted(requests).items():
         short, most = n - max(seen.get(key, 0), self.ledger.count(key)), p.sampling["max_tokens"]
-        if short < 1: continue
+        if short < 1:
+            continue
         seen[key] = n
-        tokens, likely = prompt_tokens(p.messages, encoding), int(short*min(typical, most))
+        tokens, likely = prompt_tokens(p.messages, encoding), int(short * min(typical, most))
         price = lambda reply: self.price and self.price.of(tokens, reply, self.batch)
-        total += Quote(1, short, tokens, likely, short*most, price(likely), price(short*most))
+        total += Quote(1, short, tokens, likely, short * most, price(likely), price(short * most))
     return total
 
 # %% ../nbs/03_teacher.ipynb #99f939dc
 class BatchTeacher(EndpointTeacher):
     "An endpoint's Batch API behind a ledger."
-    batch, poll = True, 60.0       # seconds between two looks
-    most_lines, most_bytes = 50_000, 190_000_000 # of one batch; OpenAI allows 50,000 and 200 MB
+
+    batch, poll = True, 60.0  # seconds between two looks
+    most_lines, most_bytes = 50_000, 190_000_000  # of one batch; OpenAI allows 50,000 and 200 MB
 
 # %% ../nbs/03_teacher.ipynb #1bbbfe94
 @patch
-async def _ask_all(self:BatchTeacher, lacking:dict[str, tuple[Prompt, int]], owner:str, stop:asyncio.Event)->list[str]: # why some failed
+async def _ask_all(
+    self: BatchTeacher, lacking: dict[str, tuple[Prompt, int]], owner: str, stop: asyncio.Event
+) -> list[str]:  # why some failed
     "Submit what is lacking, wait for all that is open, collect it."
     from openai import OpenAIError
+
     try:
         async with self.client() as client:
             self._open(lacking)
-            failed, rows = [], "select * from batches where server = ? and model = ? and state != 'collected'"
+            failed, rows = (
+                [],
+                "select * from batches where server = ? and model = ? and state != 'collected'",
+            )
             while not stop.is_set() and (pending := self.ledger.rows(rows, self.server, self.name)):
-                for row in pending: failed += await self._look(client, row)
-                await Desk(self.ledger, stop).rest(self.poll if self.ledger.rows(rows, self.server, self.name) else 0)
-            return failed + (["the budget is reached, or another process is asking"] if any(n > self.ledger.count(k) for k, (_, n) in lacking.items()) and not failed and not stop.is_set() else [])
-    except OpenAIError as e: return [scrub(f"{type(e).__name__}: {e}")]
+                for row in pending:
+                    failed += await self._look(client, row)
+                await Desk(self.ledger, stop).rest(
+                    self.poll if self.ledger.rows(rows, self.server, self.name) else 0
+                )
+            return failed + (
+                ["the budget is reached, or another process is asking"]
+                if any(n > self.ledger.count(k) for k, (_, n) in lacking.items())
+                and not failed
+                and not stop.is_set()
+                else []
+            )
+    except OpenAIError as e:
+        return [scrub(f"{type(e).__name__}: {e}")]
 
 # %% ../nbs/03_teacher.ipynb #03293b30
 @patch
-def _open(self:BatchTeacher, lacking:dict[str, tuple[Prompt, int]]):
+def _open(self: BatchTeacher, lacking: dict[str, tuple[Prompt, int]]):
     "Take leave in the ledger for all that is lacking, in batches of their greatest size."
     todo = list(lacking.values())
     while todo:
@@ -569,64 +966,158 @@ def _open(self:BatchTeacher, lacking:dict[str, tuple[Prompt, int]]):
         while todo and len(claims) < self.most_lines and size < self.most_bytes:
             p, n = todo.pop()
             size += most_prompt_tokens(p.messages) + 1000
-            claims.append((claim, (p, n, name, lambda k, p=p: self.worst(p.messages, p.sampling["max_tokens"], k), self.ceiling)))
-        note = lambda ledger: ledger.db.execute("insert into batches select ?, ?, ?, null, 'open' where exists (select 1 from attempts where owner = ?)",
-                                                [name, self.server, self.name, name])
+            claims.append(
+                (
+                    claim,
+                    (
+                        p,
+                        n,
+                        name,
+                        lambda k, p=p: self.worst(p.messages, p.sampling["max_tokens"], k),
+                        self.ceiling,
+                    ),
+                )
+            )
+        note = lambda ledger: ledger.db.execute(
+            "insert into batches select ?, ?, ?, null, 'open' where exists (select 1 from attempts where owner = ?)",
+            [name, self.server, self.name, name],
+        )
         self.ledger.transact([*claims, (note, ())])
 
 # %% ../nbs/03_teacher.ipynb #fb6318d1
 @patch
-async def _submit(self:BatchTeacher, client, name:str)->str: # the server's id
+async def _submit(self: BatchTeacher, client, name: str) -> str:  # the server's id
     "Send a batch, unless the server has it already."
     async for b in client.batches.list(limit=100):
-        if (b.metadata or {}).get("cot_distill") == name: return b.id
-    rows = self.ledger.rows("select a.id, a.n, p.messages, p.sampling from attempts a join prompts p on p.id = a.prompt where a.owner = ?", name)
-    lines = [dict(custom_id=str(r["id"]), method="POST", url="/v1/chat/completions",
-                  body=dict(model=self.name, messages=json.loads(r["messages"]), **(dict(n=r["n"]) if r["n"] > 1 else {}), **json.loads(r["sampling"]))) for r in rows]
+        if (b.metadata or {}).get("cot_distill") == name:
+            return b.id
+    rows = self.ledger.rows(
+        "select a.id, a.n, p.messages, p.sampling from attempts a join prompts p on p.id = a.prompt where a.owner = ?",
+        name,
+    )
+    lines = [
+        dict(
+            custom_id=str(r["id"]),
+            method="POST",
+            url="/v1/chat/completions",
+            body=dict(
+                model=self.name,
+                messages=json.loads(r["messages"]),
+                **(dict(n=r["n"]) if r["n"] > 1 else {}),
+                **json.loads(r["sampling"]),
+            ),
+        )
+        for r in rows
+    ]
     content = "\n".join(json.dumps(l, ensure_ascii=False) for l in lines).encode()
     file = await client.files.create(file=("requests.jsonl", content), purpose="batch")
-    return (await client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata=dict(cot_distill=name))).id
+    return (
+        await client.batches.create(
+            input_file_id=file.id,
+            endpoint="/v1/chat/completions",
+            completion_window="24h",
+            metadata=dict(cot_distill=name),
+        )
+    ).id
 
 # %% ../nbs/03_teacher.ipynb #9dbb06ec
 @patch
-async def _look(self:BatchTeacher, client, row)->list[str]: # why some failed
+async def _look(self: BatchTeacher, client, row) -> list[str]:  # why some failed
     "Submit a batch if it is new; collect it if it is done."
     remote, note = row["remote"], lambda ledger, sql, *v: ledger.db.execute(sql, v)
     if not remote:
         remote = await self._submit(client, row["id"])
-        self.ledger.transact([(note, ("update batches set remote = ? where id = ?", remote, row["id"]))])
+        self.ledger.transact(
+            [(note, ("update batches set remote = ? where id = ?", remote, row["id"]))]
+        )
     b, failed = await client.batches.retrieve(remote), []
-    if b.status not in ("completed", "failed", "expired", "cancelled"): return []
+    if b.status not in ("completed", "failed", "expired", "cancelled"):
+        return []
     for file in filter(None, (b.output_file_id, b.error_file_id)):
         lines = (await client.files.content(file)).text.splitlines()
-        failed += [why for line in lines if line.strip() and (why := self._collect(json.loads(scrub(line))))]
+        failed += [
+            why
+            for line in lines
+            if line.strip() and (why := self._collect(json.loads(scrub(line))))
+        ]
     left = self.ledger.rows("select count(*) from attempts where owner = ?", row["id"])[0][0]
     self.ledger.sync()
-    self.ledger.transact([(note, ("delete from attempts where owner = ?", row["id"])), (note, ("update batches set state = 'collected' where id = ?", row["id"]))])
-    return failed or ([f"the batch is {b.status}; {left} of its requests were not answered"] if left else [])
+    self.ledger.transact(
+        [
+            (note, ("delete from attempts where owner = ?", row["id"])),
+            (note, ("update batches set state = 'collected' where id = ?", row["id"])),
+        ]
+    )
+    return failed or (
+        [f"the batch is {b.status}; {left} of its requests were not answered"] if left else []
+    )
 
 # %% ../nbs/03_teacher.ipynb #3194e3fd
 @patch
-def _collect(self:BatchTeacher, line:dict)->str|None: # why there is no answer
+def _collect(self: BatchTeacher, line: dict) -> str | None:  # why there is no answer
     "Write one line of a batch's output down; once is enough."
     response = line.get("response") or {}
-    rows = self.ledger.rows("select p.messages from attempts a join prompts p on p.id = a.prompt where a.id = ?", int(line["custom_id"]))
-    if not rows: return None
-    try: answer = read_answer(json.dumps(response.get("body"), ensure_ascii=False), json.loads(rows[0]["messages"]), None, self.price.encoding if self.price else "")
-    except Unanswered as e: return str(line.get("error") or e)
-    self.ledger.transact([(settle, (int(line["custom_id"]), answer, self.price and self.price.of(answer.prompt_tokens, answer.completion_tokens, True), True))])
+    rows = self.ledger.rows(
+        "select p.messages from attempts a join prompts p on p.id = a.prompt where a.id = ?",
+        int(line["custom_id"]),
+    )
+    if not rows:
+        return None
+    try:
+        answer = read_answer(
+            json.dumps(response.get("body"), ensure_ascii=False),
+            json.loads(rows[0]["messages"]),
+            None,
+            self.price.encoding if self.price else "",
+        )
+    except Unanswered as e:
+        return str(line.get("error") or e)
+    self.ledger.transact(
+        [
+            (
+                settle,
+                (
+                    int(line["custom_id"]),
+                    answer,
+                    self.price
+                    and self.price.of(answer.prompt_tokens, answer.completion_tokens, True),
+                    True,
+                ),
+            )
+        ]
+    )
 
 # %% ../nbs/03_teacher.ipynb #0c37d4f0
-def read_rationales(completions:Iterable[Completion],
-                    questions:Iterable[Question], # must hold every question completed; a ValueError names one that is not there
-                   )->list[Rationale]: # as many as completions, in order
+def read_rationales(
+    completions: Iterable[Completion],
+    questions: Iterable[
+        Question
+    ],  # must hold every question completed; a ValueError names one that is not there
+) -> list[Rationale]:  # as many as completions, in order
     "Read every completion with `parse_reply`."
     known, rationales = {q.id: q for q in questions}, []
     for c in completions:
-        if c.question_id not in known: raise ValueError(f"completion of unknown question {c.question_id!r} by {c.teacher}: pass the split it was asked from")
+        if c.question_id not in known:
+            raise ValueError(
+                f"completion of unknown question {c.question_id!r} by {c.teacher}: pass the split it was asked from"
+            )
         q = known[c.question_id]
         r = parse_reply(c.text, q, c.finish_reason)
-        if c.predicted and c.predicted not in q.choices: r = replace(r, rationale=c.text, predicted=None, reason="not an option")
-        elif c.predicted and c.predicted != r.predicted: r = replace(r, rationale=c.text.strip(), predicted=c.predicted, reason=None)
-        rationales.append(Rationale(q.id, c.language or q.language, c.view or "cot", c.teacher, c.sample, r.rationale, r.predicted, r.reason, c.saw_answer))
+        if c.predicted and c.predicted not in q.choices:
+            r = replace(r, rationale=c.text, predicted=None, reason="not an option")
+        elif c.predicted and c.predicted != r.predicted:
+            r = replace(r, rationale=c.text.strip(), predicted=c.predicted, reason=None)
+        rationales.append(
+            Rationale(
+                q.id,
+                c.language or q.language,
+                c.view or "cot",
+                c.teacher,
+                c.sample,
+                r.rationale,
+                r.predicted,
+                r.reason,
+                c.saw_answer,
+            )
+        )
     return rationales

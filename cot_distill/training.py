@@ -7,7 +7,14 @@ __all__ = ['METHODS', 'BOTH', 'WHOLE', 'BASES', 'Method', 'method_of', 'scoring'
            'Trained', 'last_checkpoint', 'train', 'fastest_precision', 'corpus_rows', 'base_student']
 
 # %% ../nbs/10_training.ipynb #bfcb65dd
-import hashlib, json, os, random, resource, shutil, time, warnings
+import hashlib
+import json
+import os
+import random
+import resource
+import shutil
+import time
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,49 +27,92 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 # %% ../nbs/10_training.ipynb #ac93b044
-from .diversity import Example, Examples, answer_only, select
+from .diversity import Examples, answer_only, select
 from .losses import FOCI, NEGATIVE_LOSSES, d_cot_nr
 from .questions import LETTERS
+from cot_distill.students import (
+    ANSWER_MARK,
+    ARCHITECTURES,
+    Student,
+    load_student,
+    plain_logps,
+    positions,
+    products,
+    shared_logps,
+    small_student,
+)
 from .views import modes_of, view_examples
-from .students import (ANSWER_MARK, ARCHITECTURES, Student, load_student, plain_logps, positions, products,
-    shared_logps, small_student)
 
 # %% ../nbs/10_training.ipynb #e11bfe57
 @dataclass(frozen=True)
 class Method:
     "How a student is taught."
+
     name: str
-    rationales: bool = True   # else the answer only
-    diverse: bool = False     # several sampled right rationales, else the greedy one
-    negative: str|None = None # the loss on wrong rationales
-    views: tuple = ("cot",)   # of the rationales; each but cot has a control token
-    tokens: bool = True       # are the control tokens shown?
-    added: str|None = None    # questions: counterfactual, unfiltered (the same without the filter), or ordinary (as many of those instead)
+    rationales: bool = True  # else the answer only
+    diverse: bool = False  # several sampled right rationales, else the greedy one
+    negative: str | None = None  # the loss on wrong rationales
+    views: tuple = ("cot",)  # of the rationales; each but cot has a control token
+    tokens: bool = True  # are the control tokens shown?
+    added: str | None = (
+        None  # questions: counterfactual, unfiltered (the same without the filter), or ordinary (as many of those instead)
+    )
+
     @property
-    def modes(self) -> tuple: return modes_of(self.views, self.tokens)
-    def examples(self, questions, rationales, k:int=4, m:int=4, check=None) -> Examples:
+    def modes(self) -> tuple:
+        return modes_of(self.views, self.tokens)
+
+    def examples(self, questions, rationales, k: int = 4, m: int = 4, check=None) -> Examples:
         "What this method trains on; `k` and `m` bound right and wrong rationales per question, `check` marks the errors of the wrong ones."
-        if not self.rationales: return answer_only(questions)
-        if self.views != ("cot",): return view_examples(questions, rationales, self.views, self.tokens)
-        return select(questions, rationales, k if self.diverse else 1, m if self.negative else 0, check)
+        if not self.rationales:
+            return answer_only(questions)
+        if self.views != ("cot",):
+            return view_examples(questions, rationales, self.views, self.tokens)
+        return select(
+            questions, rationales, k if self.diverse else 1, m if self.negative else 0, check
+        )
 
 # %% ../nbs/10_training.ipynb #6ec44ad1
-METHODS = {m.name: m for m in (Method("ft", rationales=False), Method("cot"), Method("d-cot", diverse=True),
-    *(Method(f"d-cot-nr/{loss}", diverse=True, negative=loss) for loss in NEGATIVE_LOSSES))}
+METHODS = {
+    m.name: m
+    for m in (
+        Method("ft", rationales=False),
+        Method("cot"),
+        Method("d-cot", diverse=True),
+        *(Method(f"d-cot-nr/{loss}", diverse=True, negative=loss) for loss in NEGATIVE_LOSSES),
+    )
+}
 
 # %% ../nbs/10_training.ipynb #dbcd14fe
 BOTH, WHOLE = ("pvc", "nvc"), "counterfactual+multi-view"
-METHODS |= {m.name: m for m in (Method("cot+ordinary", added="ordinary"), Method("counterfactual", added="counterfactual"),
-    Method("multi-view", views=BOTH), Method("multi-view+ordinary", views=BOTH, added="ordinary"), Method(WHOLE, views=BOTH, added="counterfactual"),
-    Method("multi-view/no-nvc", views=("pvc",)), Method(f"{WHOLE}/no-pvc", views=("nvc",), added="counterfactual"),
-    Method(f"{WHOLE}/no-nvc", views=("pvc",), added="counterfactual"), Method(f"{WHOLE}/no-filter", views=BOTH, added="unfiltered"),
-    Method(f"{WHOLE}/no-token", views=BOTH, tokens=False, added="counterfactual"),
-    Method("d-cot+counterfactual", diverse=True, added="counterfactual"), Method("d-cot-nr/unlikelihood+counterfactual", diverse=True, negative="unlikelihood", added="counterfactual"))}
+METHODS |= {
+    m.name: m
+    for m in (
+        Method("cot+ordinary", added="ordinary"),
+        Method("counterfactual", added="counterfactual"),
+        Method("multi-view", views=BOTH),
+        Method("multi-view+ordinary", views=BOTH, added="ordinary"),
+        Method(WHOLE, views=BOTH, added="counterfactual"),
+        Method("multi-view/no-nvc", views=("pvc",)),
+        Method(f"{WHOLE}/no-pvc", views=("nvc",), added="counterfactual"),
+        Method(f"{WHOLE}/no-nvc", views=("pvc",), added="counterfactual"),
+        Method(f"{WHOLE}/no-filter", views=BOTH, added="unfiltered"),
+        Method(f"{WHOLE}/no-token", views=BOTH, tokens=False, added="counterfactual"),
+        Method("d-cot+counterfactual", diverse=True, added="counterfactual"),
+        Method(
+            "d-cot-nr/unlikelihood+counterfactual",
+            diverse=True,
+            negative="unlikelihood",
+            added="counterfactual",
+        ),
+    )
+}
 
 # %% ../nbs/10_training.ipynb #39d7859b
-def method_of(name:str) -> Method: # ValueError for an unknown name
+def method_of(name: str) -> Method:  # ValueError for an unknown name
     "The method of this name."
-    if name in METHODS: return METHODS[name]
+    if name in METHODS:
+        return METHODS[name]
     raise ValueError(f"no method {name!r}; there are {', '.join(METHODS)}")
 
 # %% ../nbs/10_training.ipynb #ace00ab6
@@ -70,21 +120,34 @@ def method_of(name:str) -> Method: # ValueError for an unknown name
 def scoring(model, logps=shared_logps):
     "Within this context the model's forward pass gives rationale log-probabilities."
     model.forward = partial(logps, model)
-    try: yield model
-    finally: del model.forward
+    try:
+        yield model
+    finally:
+        del model.forward
 
 # %% ../nbs/10_training.ipynb #6372fd1d
 @torch.no_grad()
-def best_logps(model, batch:dict, checkpointing:bool=False):
+def best_logps(model, batch: dict, checkpointing: bool = False):
     "`shared_logps` where it is exact for this model, else `plain_logps`, said aloud."
-    if checkpointing and not model.config.is_encoder_decoder: reason = "gradient checkpointing keeps no cache"
-    elif model.config.model_type in ARCHITECTURES: return shared_logps
+    if checkpointing and not model.config.is_encoder_decoder:
+        reason = "gradient checkpointing keeps no cache"
+    elif model.config.model_type in ARCHITECTURES:
+        return shared_logps
     else:
         training = model.training
-        try: off = (shared_logps(model.eval(), **batch) - plain_logps(model, **batch)).abs().max().item()
-        except Exception as e: off = f"{type(e).__name__}"
-        finally: model.train(training)
-        if isinstance(off, float) and off < 1e-3: return shared_logps
+        try:
+            off = (
+                (shared_logps(model.eval(), **batch) - plain_logps(model, **batch))
+                .abs()
+                .max()
+                .item()
+            )
+        except Exception as e:
+            off = f"{type(e).__name__}"
+        finally:
+            model.train(training)
+        if isinstance(off, float) and off < 1e-3:
+            return shared_logps
         reason = f"sharing the prompt is not exact for {model.config.model_type} ({off})"
     warnings.warn(f"every rationale repeats its prompt: {reason}")
     return plain_logps
@@ -92,129 +155,293 @@ def best_logps(model, batch:dict, checkpointing:bool=False):
 # %% ../nbs/10_training.ipynb #309400ef
 class StepSampler(Sampler):
     "Random steps of `step` questions, each sorted by length."
-    def __init__(self, lengths:list[int], step:int, seed:int=0): self.lengths, self.step, self.seed, self.epoch = lengths, step, seed, 0
-    def __len__(self): return len(self.lengths)
-    def set_epoch(self, epoch:int): self.epoch = epoch
+
+    def __init__(self, lengths: list[int], step: int, seed: int = 0):
+        self.lengths, self.step, self.seed, self.epoch = lengths, step, seed, 0
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def set_epoch(self, epoch: int):
+        self.epoch = epoch
+
     def __iter__(self):
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(self.seed*100_003 + self.epoch)).tolist()
-        steps = [order[i:i + self.step] for i in range(0, len(order), self.step)]
+        order = torch.randperm(
+            len(self), generator=torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        ).tolist()
+        steps = [order[i : i + self.step] for i in range(0, len(order), self.step)]
         return iter([i for step in steps for i in sorted(step, key=lambda i: -self.lengths[i])])
 
 # %% ../nbs/10_training.ipynb #ca57c97e
 class DistillTrainer(Trainer):
     "`Trainer` on encoded examples, with the loss of `d_cot_nr`."
-    def __init__(self, student:Student, rows:list[dict], # as `Student.encode` gives them
-        args:TrainingArguments, negative:str|None=None, alpha:float=0.1, focus:str="all", **settings):
-        if focus not in FOCI: raise ValueError(f"focus={focus!r}: choose one of {', '.join(FOCI)}")
-        super().__init__(model=student.model, args=args, train_dataset=rows, data_collator=student.collate, processing_class=student.tokenizer)
-        self.student, self.loss, self.focus, self.loss_is_scaled_for_ga = student, partial(d_cot_nr, negative=negative, alpha=alpha, **settings), FOCI[focus], True
+
+    def __init__(
+        self,
+        student: Student,
+        rows: list[dict],  # as `Student.encode` gives them
+        args: TrainingArguments,
+        negative: str | None = None,
+        alpha: float = 0.1,
+        focus: str = "all",
+        **settings,
+    ):
+        if focus not in FOCI:
+            raise ValueError(f"focus={focus!r}: choose one of {', '.join(FOCI)}")
+        super().__init__(
+            model=student.model,
+            args=args,
+            train_dataset=rows,
+            data_collator=student.collate,
+            processing_class=student.tokenizer,
+        )
+        self.student, self.loss, self.focus, self.loss_is_scaled_for_ga = (
+            student,
+            partial(d_cot_nr, negative=negative, alpha=alpha, **settings),
+            FOCI[focus],
+            True,
+        )
         self.tokens = self.positions = 0  # real ones, and with padding
+
     def train(self, *args, **kwargs):
-        first = {k: v.to(self.args.device) for k, v in self.student.collate(self.train_dataset[:2]).items()}
-        with products(), scoring(self.model, best_logps(self.model, first, self.args.gradient_checkpointing)): return super().train(*args, **kwargs)
+        first = {
+            k: v.to(self.args.device)
+            for k, v in self.student.collate(self.train_dataset[:2]).items()
+        }
+        with (
+            products(),
+            scoring(self.model, best_logps(self.model, first, self.args.gradient_checkpointing)),
+        ):
+            return super().train(*args, **kwargs)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        questions, sizes = len(inputs["input_ids"]), (inputs["attention_mask"].sum(-1), (inputs["labels"] >= 0).sum(-1))
+        questions, sizes = (
+            len(inputs["input_ids"]),
+            (inputs["attention_mask"].sum(-1), (inputs["labels"] >= 0).sum(-1)),
+        )
         self.tokens += int(sum(s.sum() for s in sizes))
         self.positions += positions(*sizes)
         logps, mask = model(**inputs), inputs["labels"] >= 0
-        each = self.loss(logps, mask, inputs["owner"], inputs["positive"], questions, wrong_mask=self.focus(mask, inputs["focus"]))  # (B,)
-        loss = each.sum()/(questions if num_items_in_batch is None else num_items_in_batch)*self.accelerator.num_processes
+        each = self.loss(
+            logps,
+            mask,
+            inputs["owner"],
+            inputs["positive"],
+            questions,
+            wrong_mask=self.focus(mask, inputs["focus"]),
+        )  # (B,)
+        loss = (
+            each.sum()
+            / (questions if num_items_in_batch is None else num_items_in_batch)
+            * self.accelerator.num_processes
+        )
         return (loss, logps) if return_outputs else loss
+
     def _get_num_items_in_batch(self, batch_samples, device):
         questions = torch.tensor(sum(len(b["input_ids"]) for b in batch_samples), device=device)
         return self.accelerator.gather(questions).sum() if self.args.world_size > 1 else questions
+
     def _get_train_sampler(self, train_dataset=None):
         lengths = [len(r["prompt"]) + sum(map(len, r["targets"])) for r in self.train_dataset]
-        return StepSampler(lengths, self.args.train_batch_size*self.args.gradient_accumulation_steps*self.args.world_size, self.args.data_seed or self.args.seed)
+        return StepSampler(
+            lengths,
+            self.args.train_batch_size
+            * self.args.gradient_accumulation_steps
+            * self.args.world_size,
+            self.args.data_seed or self.args.seed,
+        )
 
 # %% ../nbs/10_training.ipynb #9b87a13e
 @dataclass
 class Trained:
     "What a training took."
+
     steps: int
     seconds: float
-    tokens: int          # prompts and rationales, without padding
-    padding: float       # share of all positions that was padding
-    peak_mb: float       # of this process on a CPU, of the device's allocator on a GPU
-    losses: list = field(repr=False, default_factory=list) # (step, loss) as logged
+    tokens: int  # prompts and rationales, without padding
+    padding: float  # share of all positions that was padding
+    peak_mb: float  # of this process on a CPU, of the device's allocator on a GPU
+    losses: list = field(repr=False, default_factory=list)  # (step, loss) as logged
+
     @property
-    def tokens_per_second(self) -> float: return self.tokens/self.seconds
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
 
 # %% ../nbs/10_training.ipynb #edc67969
-def last_checkpoint(folder) -> str|None:
+def last_checkpoint(folder) -> str | None:
     "The newest whole checkpoint in `folder`."
+
     def whole(checkpoint):
-        try: return bool(json.loads((checkpoint/"trainer_state.json").read_text(encoding="utf8")))
-        except (OSError, ValueError): return False
+        try:
+            return bool(json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf8")))
+        except (OSError, ValueError):
+            return False
+
     steps = lambda checkpoint: int(checkpoint.name.rpartition("-")[2])
-    return next((str(c) for c in sorted(Path(folder).glob("checkpoint-*"), key=steps, reverse=True) if whole(c)), None)
+    return next(
+        (
+            str(c)
+            for c in sorted(Path(folder).glob("checkpoint-*"), key=steps, reverse=True)
+            if whole(c)
+        ),
+        None,
+    )
 
 # %% ../nbs/10_training.ipynb #6434388b
-def train(student:Student,
-    rows:list[dict], # encoded examples
-    folder,          # for checkpoints; those in it are resumed from
-    negative:str|None=None, alpha:float=0.1, settings:dict|None=None, # the negative loss, its weight, its own settings
-    focus:str="all", # what of a wrong rationale the negative loss sees: all, span (the errors marked in it) or first (of them)
-    steps:int=300, batch_size:int=16, lr:float=1e-3, warmup:int=20, seed:int=0, progress:bool=False,
-    **training_args # any other of `TrainingArguments`
+def train(
+    student: Student,
+    rows: list[dict],  # encoded examples
+    folder,  # for checkpoints; those in it are resumed from
+    negative: str | None = None,
+    alpha: float = 0.1,
+    settings: dict | None = None,  # the negative loss, its weight, its own settings
+    focus: str = "all",  # what of a wrong rationale the negative loss sees: all, span (the errors marked in it) or first (of them)
+    steps: int = 300,
+    batch_size: int = 16,
+    lr: float = 1e-3,
+    warmup: int = 20,
+    seed: int = 0,
+    progress: bool = False,
+    **training_args,  # any other of `TrainingArguments`
 ) -> Trained:
     "Train `student` in place; lr is constant after a linear warm-up of `warmup` steps."
-    if not rows: raise ValueError("nothing to train on: no question has a right rationale; look at `left_out` of the examples")
+    if not rows:
+        raise ValueError(
+            "nothing to train on: no question has a right rationale; look at `left_out` of the examples"
+        )
     torch.set_flush_denormal(True)
-    args = TrainingArguments(**dict(output_dir=str(folder), max_steps=steps, per_device_train_batch_size=batch_size, learning_rate=lr,
-        lr_scheduler_type="constant_with_warmup", warmup_steps=warmup, weight_decay=0.01, logging_steps=max(1, steps//20), save_strategy="no", report_to="none",
-        use_cpu=not torch.accelerator.is_available(), seed=seed, data_seed=seed, remove_unused_columns=False, dataloader_pin_memory=torch.cuda.is_available(), disable_tqdm=not progress) | training_args)
+    args = TrainingArguments(
+        **dict(
+            output_dir=str(folder),
+            max_steps=steps,
+            per_device_train_batch_size=batch_size,
+            learning_rate=lr,
+            lr_scheduler_type="constant_with_warmup",
+            warmup_steps=warmup,
+            weight_decay=0.01,
+            logging_steps=max(1, steps // 20),
+            save_strategy="no",
+            report_to="none",
+            use_cpu=not torch.accelerator.is_available(),
+            seed=seed,
+            data_seed=seed,
+            remove_unused_columns=False,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            disable_tqdm=not progress,
+        )
+        | training_args
+    )
     trainer = DistillTrainer(student, rows, args, negative, alpha, focus, **(settings or {}))
     trainer.remove_callback(PrinterCallback)
-    if torch.cuda.is_available(): torch.cuda.reset_peak_memory_stats()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     seconds = time.perf_counter() - start
     student.model.eval()
-    peak = torch.cuda.max_memory_allocated()/2**20 if torch.cuda.is_available() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
-    return Trained(trainer.state.global_step, seconds, trainer.tokens, 1 - trainer.tokens/max(1, trainer.positions), peak, [(l["step"], l["loss"]) for l in trainer.state.log_history if "loss" in l])
+    peak = (
+        torch.cuda.max_memory_allocated() / 2**20
+        if torch.cuda.is_available()
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    )
+    return Trained(
+        trainer.state.global_step,
+        seconds,
+        trainer.tokens,
+        1 - trainer.tokens / max(1, trainer.positions),
+        peak,
+        [(l["step"], l["loss"]) for l in trainer.state.log_history if "loss" in l],
+    )
 
 # %% ../nbs/10_training.ipynb #489f0784
-def fastest_precision(student:Student, rows:list[dict], tries:int=3) -> str: # float32 or bf16
+def fastest_precision(student: Student, rows: list[dict], tries: int = 3) -> str:  # float32 or bf16
     "The precision in which a forward and backward pass over `rows` takes less time here, said aloud."
-    model, batch, seconds = student.model, {k: v.to(student.model.device) for k, v in student.collate(rows).items()}, {}
+    model, batch, seconds = (
+        student.model,
+        {k: v.to(student.model.device) for k, v in student.collate(rows).items()},
+        {},
+    )
     for name in ("float32", "bf16"):
         for _ in range(tries):
             start = time.perf_counter()
-            with products(), torch.autocast(model.device.type, torch.bfloat16, enabled=name == "bf16"): shared_logps(model, **batch).sum().backward()
-            if model.device.type == "cuda": torch.cuda.synchronize()
+            with (
+                products(),
+                torch.autocast(model.device.type, torch.bfloat16, enabled=name == "bf16"),
+            ):
+                shared_logps(model, **batch).sum().backward()
+            if model.device.type == "cuda":
+                torch.cuda.synchronize()
             seconds[name] = min(time.perf_counter() - start, seconds.get(name, 1e9))
     model.zero_grad()
     best = min(seconds, key=seconds.get)
-    print(f"precision: {best} ({', '.join(f'{n} {s*1e3:.0f} ms' for n, s in seconds.items())} a step)")
+    print(
+        f"precision: {best} ({', '.join(f'{n} {s * 1e3:.0f} ms' for n, s in seconds.items())} a step)"
+    )
     return best
 
 # %% ../nbs/10_training.ipynb #2157c8af
-def corpus_rows(student:Student, texts:list[str], seed:int=0, longest:int|None=None) -> list[dict]: # `longest`: words that an encoder–decoder is shown, all but one if None
+def corpus_rows(
+    student: Student, texts: list[str], seed: int = 0, longest: int | None = None
+) -> list[dict]:  # `longest`: words that an encoder–decoder is shown, all but one if None
     "Sentences as encoded rows: nothing, or a beginning, as prompt, and the rest as target."
     rng, rows = random.Random(seed), []
     for text in texts:
         words = text.split()
-        cut = rng.randrange(1, min(len(words), longest + 1 if longest else len(words))) if student.seq2seq and len(words) > 1 else 0
-        rows.append(dict(prompt=student._ids(" ".join(words[:cut])), targets=[student.encode_target(" ".join(words[cut:]))], positive=[True]))
+        cut = (
+            rng.randrange(1, min(len(words), longest + 1 if longest else len(words)))
+            if student.seq2seq and len(words) > 1
+            else 0
+        )
+        rows.append(
+            dict(
+                prompt=student._ids(" ".join(words[:cut])),
+                targets=[student.encode_target(" ".join(words[cut:]))],
+                positive=[True],
+            )
+        )
     return rows
 
 # %% ../nbs/10_training.ipynb #5ae3fca4
-BASES = dict(bart=dict(lr=1e-3, warmup=200), # it normalises after each block and collapses when it starts fast
-    t5=dict(lr=7e-4, steps=1300, longest=1)) # with the usual rate it has learnt half as much
+BASES = dict(
+    bart=dict(
+        lr=1e-3, warmup=200
+    ),  # it normalises after each block and collapses when it starts fast
+    t5=dict(lr=7e-4, steps=1300, longest=1),
+)  # with the usual rate it has learnt half as much
 
-def base_student(world, arch:str="gpt2", width:int=128, layers:int=3, batch_size:int=64, cache="data/cache",
-    **recipe) -> Student: # lr, warmup, steps, longest: else as in `BASES`
+
+def base_student(
+    world,
+    arch: str = "gpt2",
+    width: int = 128,
+    layers: int = 3,
+    batch_size: int = 64,
+    cache="data/cache",
+    **recipe,
+) -> Student:  # lr, warmup, steps, longest: else as in `BASES`
     "The lab student that has read `world.corpus()`, made or taken from the cache."
-    texts, words = world.corpus(), world.words() + [f"{' '.join(LETTERS[:world.options])} () {ANSWER_MARK}"]
+    texts, words = (
+        world.corpus(),
+        world.words() + [f"{' '.join(LETTERS[: world.options])} () {ANSWER_MARK}"],
+    )
     recipe = dict(lr=2e-3, warmup=20, steps=1000, longest=None) | BASES.get(arch, {}) | recipe
-    made_of = json.dumps([arch, width, layers, batch_size, recipe, hashlib.sha256("\n".join(texts + words).encode()).hexdigest()])
-    folder = Path(cache)/"bases"/hashlib.sha256(made_of.encode()).hexdigest()[:16]
+    made_of = json.dumps(
+        [
+            arch,
+            width,
+            layers,
+            batch_size,
+            recipe,
+            hashlib.sha256("\n".join(texts + words).encode()).hexdigest(),
+        ]
+    )
+    folder = Path(cache) / "bases" / hashlib.sha256(made_of.encode()).hexdigest()[:16]
     limits = dict(max_prompt=96, max_target=96, answer_format="text")
-    if (folder/"config.json").exists(): return load_student(str(folder), label=f"lab-{arch}", **limits)
+    if (folder / "config.json").exists():
+        return load_student(str(folder), label=f"lab-{arch}", **limits)
     student = small_student(arch, words, width, layers, words=True, seed=world.seed, **limits)
     rows = corpus_rows(student, texts, world.seed, recipe.pop("longest"))
-    train(student, rows, folder/"training", batch_size=batch_size, seed=world.seed, **recipe)
+    train(student, rows, folder / "training", batch_size=batch_size, seed=world.seed, **recipe)
     making = folder.with_name(f"{folder.name}.{os.getpid()}")  # a base is either whole or not there
     student.save(making)
     shutil.rmtree(folder, ignore_errors=True)

@@ -19,68 +19,108 @@ from .questions import Question, draw
 from .teacher import Rationale, Request
 
 # %% ../nbs/07_views.ipynb #bf4f4ae3
-CONTROLS = dict(pvc="[Direct election]", nvc="[Elimination method]") # view -> control token (Paper C)
+CONTROLS = dict(
+    pvc="[Direct election]", nvc="[Elimination method]"
+)  # view -> control token (Paper C)
 
 # %% ../nbs/07_views.ipynb #05c31522
-def view_requests(questions:list[Question], views:tuple[str, ...]=tuple(CONTROLS), # names in `PROMPTS`
-                  language:str="native", # of the rationales: native or en
-                 )->list[Request]:
+def view_requests(
+    questions: list[Question],
+    views: tuple[str, ...] = tuple(CONTROLS),  # names in `PROMPTS`
+    language: str = "native",  # of the rationales: native or en
+) -> list[Request]:
     "One request for each question and view."
-    return [Request(q, rationale_language(q, language), view=view) for q in questions for view in views]
+    return [
+        Request(q, rationale_language(q, language), view=view) for q in questions for view in views
+    ]
 
 # %% ../nbs/07_views.ipynb #208eaa38
-def names_option(text:str, question:Question, letter:str)->bool:
+def names_option(text: str, question: Question, letter: str) -> bool:
     "Does `text` speak of an option, by its letter in brackets or at the start of a line, or by its text?"
     by_letter = re.search(rf"\({letter}\)|^\W*{letter}[).:]|\b[Oo]ption {letter}\b", text, re.M)
     return bool(by_letter or locate(question.choices[letter], text))
 
-def forgotten(text:str, question:Question)->list[str]: # letters
+
+def forgotten(text: str, question: Question) -> list[str]:  # letters
     "The wrong options that a rationale says nothing of."
-    return [letter for letter in question.choices if letter != question.answer and not names_option(text, question, letter)]
+    return [
+        letter
+        for letter in question.choices
+        if letter != question.answer and not names_option(text, question, letter)
+    ]
 
 # %% ../nbs/07_views.ipynb #7e365b15
-def view_of(text:str, question:Question, answer:str|None)->str: # `answer`: the letter that the text ends in
+def view_of(
+    text: str, question: Question, answer: str | None
+) -> str:  # `answer`: the letter that the text ends in
     "The view that a rationale takes: pvc, nvc, mixed, or none where it speaks of no option."
     named = {letter for letter in question.choices if names_option(text, question, letter)}
-    if not named or answer is None: return "none"
+    if not named or answer is None:
+        return "none"
     return "pvc" if named == {answer} else "mixed" if answer in named else "nvc"
 
 # %% ../nbs/07_views.ipynb #fcf58b16
-def view_fault(rationale:Rationale, question:Question)->str|None: # the reason, or None
+def view_fault(rationale: Rationale, question: Question) -> str | None:  # the reason, or None
     "Why a rationale is not the view it was asked for."
-    if rationale.predicted is None: return rationale.reason
-    if rationale.predicted != question.answer: return "ends in another option"
-    if not rationale.text: return "no reasoning"
-    if any(named - {question.answer} for _, _, named, _ in answer_statements(rationale.text, question.choices)): return "contradicts itself"
-    return "forgets an option" if rationale.view == "nvc" and forgotten(rationale.text, question) else None
+    if rationale.predicted is None:
+        return rationale.reason
+    if rationale.predicted != question.answer:
+        return "ends in another option"
+    if not rationale.text:
+        return "no reasoning"
+    if any(
+        named - {question.answer}
+        for _, _, named, _ in answer_statements(rationale.text, question.choices)
+    ):
+        return "contradicts itself"
+    return (
+        "forgets an option"
+        if rationale.view == "nvc" and forgotten(rationale.text, question)
+        else None
+    )
+
 
 def view_examples(
-    questions:list[Question],
-    rationales:list[Rationale], # of these questions and possibly of others
-    views:tuple[str, ...]=tuple(CONTROLS),
-    tokens:bool=True, # does the student see the control tokens?
-)->Examples:
+    questions: list[Question],
+    rationales: list[Rationale],  # of these questions and possibly of others
+    views: tuple[str, ...] = tuple(CONTROLS),
+    tokens: bool = True,  # does the student see the control tokens?
+) -> Examples:
     "The examples of multi-view distillation."
     said, examples, left_out = {}, Examples(), Counter()
-    for r in rationales: said.setdefault((r.question_id, r.view), []).append(r)
+    for r in rationales:
+        said.setdefault((r.question_id, r.view), []).append(r)
     for q in questions:
         for view in views:
             faults = [view_fault(r, q) for r in said.get((q.id, view), [])]
             good = [r for r, why in zip(said.get((q.id, view), []), faults) if not why]
-            if good: examples.append(Example(q, (Target(good[0].text, q.answer),), control=CONTROLS.get(view) if tokens else None))
-            else: left_out[f"{view}: {faults[0] if faults else 'no reply'}"] += 1
+            if good:
+                examples.append(
+                    Example(
+                        q,
+                        (Target(good[0].text, q.answer),),
+                        control=CONTROLS.get(view) if tokens else None,
+                    )
+                )
+            else:
+                left_out[f"{view}: {faults[0] if faults else 'no reply'}"] += 1
     examples.left_out = left_out
     return examples
 
 # %% ../nbs/07_views.ipynb #0d039489
 MODES = ("direct", "elimination", "vote", "missing", "shuffled")
 
-def modes_of(views:tuple[str, ...], tokens:bool=True)->tuple[str, ...]: # the first is the one that is compared with other methods
+
+def modes_of(
+    views: tuple[str, ...], tokens: bool = True
+) -> tuple[str, ...]:  # the first is the one that is compared with other methods
     "The ways in which a student of these views is tested."
     known = [view for view in CONTROLS if view in views] if tokens else []
-    if len(known) == 2: return MODES
+    if len(known) == 2:
+        return MODES
     return (dict(pvc="direct", nvc="elimination")[known[0]], "missing") if known else ("plain",)
 
-def shuffled_view(question:Question)->str: # pvc or nvc
+
+def shuffled_view(question: Question) -> str:  # pvc or nvc
     "The view whose token a question gets at random, always the same one."
     return "pvc" if draw(question.id, "shuffled control") < 0.5 else "nvc"

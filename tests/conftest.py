@@ -1,4 +1,6 @@
 "The tests import one another's measurements."
+
 import sys
 from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).parent))

@@ -3,7 +3,9 @@
 A line holds the question, its options and answer, the topic words that the teacher names, the target that it chooses, its refill,
 the letters in which five paths end, and what becomes of the question: `kept`, or the reason why not.
 """
-import re, threading
+
+import re
+import threading
 from collections import Counter
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -54,65 +56,139 @@ A truck and a bike brake on a wet road; which one needs more room? (A) the truck
 
 
 # replies to the two views of an original question that are not what was asked for
-ASTRAY = {("C0", "nvc"): "(A) is cold. (B) is hot. (D) is bright.\nAnswer: (C)", ("C1", "pvc"): "A tin keeps dry.\nAnswer: (E)", ("C2", "nvc"): "(B), (C), (D) and (E) let nothing grow. So the answer is (B).\nAnswer: (A)",
-    ("C3", "pvc"): "Answer: (A)", ("C4", "nvc"): "I'm sorry, I cannot help with that.", ("C5", "pvc"): "People wait on stairs", ("Q1", "nvc"): "The gravel is rough.\nAnswer: (B)", ("Q2", "nvc"): ""}
+ASTRAY = {
+    ("C0", "nvc"): "(A) is cold. (B) is hot. (D) is bright.\nAnswer: (C)",
+    ("C1", "pvc"): "A tin keeps dry.\nAnswer: (E)",
+    ("C2", "nvc"): "(B), (C), (D) and (E) let nothing grow. So the answer is (B).\nAnswer: (A)",
+    ("C3", "pvc"): "Answer: (A)",
+    ("C4", "nvc"): "I'm sorry, I cannot help with that.",
+    ("C5", "pvc"): "People wait on stairs",
+    ("Q1", "nvc"): "The gravel is rough.\nAnswer: (B)",
+    ("Q2", "nvc"): "",
+}
 
 
 class Line:
     "One question and its script."
+
     def __init__(self, id, text):
         self.id = id
-        *shown, answer, self.topics, self.target, self.refill, self.paths, self.fate = [part.strip() for part in text.split("|")]
-        if id[0] == "Q": self.row = dict(id=id, question=shown[0], answer_index="AB".index(answer))
-        else: self.row = dict(id=id, question=shown[0], answerKey=answer, choices=dict(label=list("ABCDE"), text=shown[1].split("; ")))
-        self.question = read_quarel(self.row) if id[0] == "Q" else read_choices("commonsense_qa", self.row)
+        *shown, answer, self.topics, self.target, self.refill, self.paths, self.fate = [
+            part.strip() for part in text.split("|")
+        ]
+        if id[0] == "Q":
+            self.row = dict(id=id, question=shown[0], answer_index="AB".index(answer))
+        else:
+            self.row = dict(
+                id=id,
+                question=shown[0],
+                answerKey=answer,
+                choices=dict(label=list("ABCDE"), text=shown[1].split("; ")),
+            )
+        self.question = (
+            read_quarel(self.row) if id[0] == "Q" else read_choices("commonsense_qa", self.row)
+        )
 
-    def say(self, view, stem, shown, sample): # `shown`: the letter that the prompt names, if any
+    def say(self, view, stem, shown, sample):  # `shown`: the letter that the prompt names, if any
         "What the teacher replies."
-        if view == "topic": return self.topics
-        if view == "target": return f"Answer: ({self.target})"
-        if view == "refill": return self.refill if self.refill.startswith(("Question", "I'm")) or not self.refill else f"Question: {self.refill}"
+        if view == "topic":
+            return self.topics
+        if view == "target":
+            return f"Answer: ({self.target})"
+        if view == "refill":
+            return (
+                self.refill
+                if self.refill.startswith(("Question", "I'm")) or not self.refill
+                else f"Question: {self.refill}"
+            )
         original = stem == self.question.stem
-        if original and (self.id, view) in ASTRAY: return ASTRAY[self.id, view]
+        if original and (self.id, view) in ASTRAY:
+            return ASTRAY[self.id, view]
         letter = shown or (self.question.answer if original else self.paths[sample])
-        if letter == "-": return "It could be any of them."
-        reasons = [f"({l}) is not it." for l in self.question.choices if l != letter] if view == "nvc" else [f"It must be {self.question.choices[letter]}."]
+        if letter == "-":
+            return "It could be any of them."
+        reasons = (
+            [f"({l}) is not it." for l in self.question.choices if l != letter]
+            if view == "nvc"
+            else [f"It must be {self.question.choices[letter]}."]
+        )
         return f"{' '.join(reasons)}\nAnswer: ({letter})"
 
 
-LINES = [Line(f"{form}{i}", text) for form, texts in (("C", FIVE), ("Q", TWO)) for i, text in enumerate(texts.strip().splitlines())]
+LINES = [
+    Line(f"{form}{i}", text)
+    for form, texts in (("C", FIVE), ("Q", TWO))
+    for i, text in enumerate(texts.strip().splitlines())
+]
 QUESTIONS = [line.question for line in LINES]
-OPENINGS = dict(topic="Name the topic", target="A few words of", refill="Words of the", pvc="Explain step", nvc="Rule the wrong", cot="Answer the")
+OPENINGS = dict(
+    topic="Name the topic",
+    target="A few words of",
+    refill="Words of the",
+    pvc="Explain step",
+    nvc="Rule the wrong",
+    cot="Answer the",
+)
 
 
 class ScriptServer(ThreadingHTTPServer):
     "The script as an OpenAI-compatible endpoint; `asked` counts the samples of each view."
+
     daemon_threads, request_queue_size = True, 64
+
     def __init__(self):
         super().__init__(("127.0.0.1", 0), ChatHandler)
-        self.url, self.asked, self.given, self.lock = f"http://127.0.0.1:{self.server_port}/v1", Counter(), Counter(), threading.Lock()
+        self.url, self.asked, self.given, self.lock = (
+            f"http://127.0.0.1:{self.server_port}/v1",
+            Counter(),
+            Counter(),
+            threading.Lock(),
+        )
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def answer(self, asked):
         "Finds the question by its options, and the view by the instruction; a reply that ends in ... was cut off there."
         system, user = (m["content"] for m in asked["messages"])
-        view, n = next(v for v, opening in OPENINGS.items() if system.startswith(opening)), asked.get("n") or 1
+        view, n = (
+            next(v for v, opening in OPENINGS.items() if system.startswith(opening)),
+            asked.get("n") or 1,
+        )
         stem, options, *shown = user.split("\n\n")
-        line = next(l for l in LINES if options == "\n".join(f"({k}) {t}" for k, t in l.question.choices.items()))
-        with self.lock: first = self.given[user, view]; self.given[user, view] += n; self.asked[view] += n
+        line = next(
+            l
+            for l in LINES
+            if options == "\n".join(f"({k}) {t}" for k, t in l.question.choices.items())
+        )
+        with self.lock:
+            first = self.given[user, view]
+            self.given[user, view] += n
+            self.asked[view] += n
         letter = re.search(r"\((\w)\)", shown[0])[1] if shown else None
-        response = chat_response("script", [line.say(view, stem, letter, first + i) for i in range(n)], asked["messages"])
+        response = chat_response(
+            "script", [line.say(view, stem, letter, first + i) for i in range(n)], asked["messages"]
+        )
         for choice in response["choices"]:
-            if choice["message"]["content"].endswith("..."): choice["finish_reason"] = "length"
+            if choice["message"]["content"].endswith("..."):
+                choice["finish_reason"] = "length"
         return response
 
-    def close(self): self.shutdown(); self.server_close()
+    def close(self):
+        self.shutdown()
+        self.server_close()
 
 
-def write_mirror(folder:Path, train:list[Line], test:list[Line]):
+def write_mirror(folder: Path, train: list[Line], test: list[Line]):
     "Questions as a mirror of the hub."
-    for hub, form, names in (("tau/commonsense_qa", "C", ("train", "validation")), ("community-datasets/quarel", "Q", ("train", "validation", "test"))):
-        (place := folder/hub/"data").mkdir(parents=True)
-        for name in names: Dataset.from_list([l.row for l in (train if name == "train" else test) if l.id[0] == form]).to_parquet(place/f"{name}.parquet")
+    for hub, form, names in (
+        ("tau/commonsense_qa", "C", ("train", "validation")),
+        ("community-datasets/quarel", "Q", ("train", "validation", "test")),
+    ):
+        (place := folder / hub / "data").mkdir(parents=True)
+        for name in names:
+            Dataset.from_list(
+                [l.row for l in (train if name == "train" else test) if l.id[0] == form]
+            ).to_parquet(place / f"{name}.parquet")
         files = "".join(f"\n  - split: {name}\n    path: data/{name}.parquet" for name in names)
-        (folder/hub/"README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:{files}\n---\n")
+        (folder / hub / "README.md").write_text(
+            f"---\nconfigs:\n- config_name: default\n  data_files:{files}\n---\n"
+        )

@@ -1,38 +1,79 @@
 "Questions: what the notebook does not show. The counts need the mirror that COT_DISTILL_HUB names."
-import os, pickle, subprocess, sys
+
+import os
+import pickle
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
 
 from cot_distill import questions as Q
-from cot_distill.questions import BENCHMARKS, Question, Questions, hold_out, load_questions, open_split
+from cot_distill.questions import Question, Questions, hold_out, load_questions, open_split
 
-mirrored = pytest.mark.skipif(not os.environ.get("COT_DISTILL_HUB"), reason="COT_DISTILL_HUB names no mirror")
+mirrored = pytest.mark.skipif(
+    not os.environ.get("COT_DISTILL_HUB"), reason="COT_DISTILL_HUB names no mirror"
+)
 quietly = pytest.mark.filterwarnings("ignore:.*rows dropped")
 
 # Rows of the official files, less the rows that cannot be used. QuaRel officially has 1,941 training questions;
 # a mirror may hold fewer, so its train split is checked against its own rows below.
-SIZES = dict(exams=(7961 - 2, 2672, 13510 - 3), commonsense_qa=(9741, None, 1221), quarel=(None, 278, 552), qasc=(8134, None, 926),
-             arc_easy=(2251, 570, 2376), arc_challenge=(1119, 299, 1172))
+SIZES = dict(
+    exams=(7961 - 2, 2672, 13510 - 3),
+    commonsense_qa=(9741, None, 1221),
+    quarel=(None, 278, 552),
+    qasc=(8134, None, 926),
+    arc_easy=(2251, 570, 2376),
+    arc_challenge=(1119, 299, 1172),
+)
 EXAMS = dict(
-    train=dict(bg=1100, hr=1003, vi=916, mk=778, pl=739, hu=707, tr=747 - 2, sr=596, sq=565, it=464, pt=346),
-    validation=dict(bg=365, hr=335, vi=305, mk=265, hu=263, pl=246, tr=240, sr=197, sq=185, it=156, pt=115),
-    test=dict(hr=1541, bg=1472, hu=1297, vi=1222, mk=1032, pl=986, tr=977, sr=844 - 1, sq=755, it=636, lt=593, de=577 - 2,
-              ar=562, pt=463, fr=318, es=235))
+    train=dict(
+        bg=1100, hr=1003, vi=916, mk=778, pl=739, hu=707, tr=747 - 2, sr=596, sq=565, it=464, pt=346
+    ),
+    validation=dict(
+        bg=365, hr=335, vi=305, mk=265, hu=263, pl=246, tr=240, sr=197, sq=185, it=156, pt=115
+    ),
+    test=dict(
+        hr=1541,
+        bg=1472,
+        hu=1297,
+        vi=1222,
+        mk=1032,
+        pl=986,
+        tr=977,
+        sr=844 - 1,
+        sq=755,
+        it=636,
+        lt=593,
+        de=577 - 2,
+        ar=562,
+        pt=463,
+        fr=318,
+        es=235,
+    ),
+)
+
 
 @pytest.fixture
-def q(): return Question("q1", "exams", "bg", "Кое?", dict(A="това", B="онова", C="друго"), "B", "History")
+def q():
+    return Question(
+        "q1", "exams", "bg", "Кое?", dict(A="това", B="онова", C="друго"), "B", "History"
+    )
 
 
 @mirrored
 @quietly
-@pytest.mark.parametrize("benchmark,split,size", [(b, s, n) for b, sizes in SIZES.items() for s, n in zip(Q.OFFICIAL, sizes) if n])
+@pytest.mark.parametrize(
+    "benchmark,split,size",
+    [(b, s, n) for b, sizes in SIZES.items() for s, n in zip(Q.OFFICIAL, sizes) if n],
+)
 def test_official_sizes(benchmark, split, size):
     loaded = load_questions(benchmark, split)
     assert len(loaded) == size
     assert {q.benchmark for q in loaded} == {benchmark}
     assert len({q.id for q in loaded}) == size
-    assert None not in {q.answer for q in loaded} # nothing reported or trained on lacks its answer
+    assert None not in {q.answer for q in loaded}  # nothing reported or trained on lacks its answer
+
 
 @mirrored
 @quietly
@@ -43,27 +84,41 @@ def test_exams_by_language(split):
     assert len(loaded.language("mk")) == EXAMS[split]["mk"]
     assert {len(q.choices) for q in loaded} == {3, 4, 5}
 
+
 @mirrored
 @quietly
 def test_exams_chance_is_near_the_published_random_baseline():
     each = load_questions("exams", "test").counts()
-    assert 100 * (each.questions * each.chance).sum() / each.questions.sum() == pytest.approx(25.9, abs=0.1) # expected 25.82; published 25.9
+    assert 100 * (each.questions * each.chance).sum() / each.questions.sum() == pytest.approx(
+        25.9, abs=0.1
+    )  # expected 25.82; published 25.9
+
 
 @mirrored
-@pytest.mark.parametrize("split,dropped", [("train", {"answer key '@'": 1, "no question text": 1}), ("test", {"answer key '@'": 3})])
+@pytest.mark.parametrize(
+    "split,dropped",
+    [("train", {"answer key '@'": 1, "no question text": 1}), ("test", {"answer key '@'": 3})],
+)
 def test_exams_drops_are_said_once(split, dropped):
-    with pytest.warns(UserWarning, match=f"exams/{split}: .* rows dropped: .* with answer key '@'") as said:
+    with pytest.warns(
+        UserWarning, match=f"exams/{split}: .* rows dropped: .* with answer key '@'"
+    ) as said:
         assert load_questions("exams", split).dropped == dropped
     assert len(said) == 1
+
 
 @mirrored
 def test_drops_count_only_the_languages_asked_for(recwarn):
     assert load_questions("exams", "test", "bg").dropped == {}
     assert not recwarn.list
-    with pytest.warns(UserWarning): assert load_questions("exams", "test", ["de", "bg"], limit=5).dropped.total() == 2
+    with pytest.warns(UserWarning):
+        assert load_questions("exams", "test", ["de", "bg"], limit=5).dropped.total() == 2
+
 
 @mirrored
-@pytest.mark.parametrize("benchmark,labels", [("arc_easy", ("123", "1234")), ("arc_challenge", ("123", "1234"))])
+@pytest.mark.parametrize(
+    "benchmark,labels", [("arc_easy", ("123", "1234")), ("arc_challenge", ("123", "1234"))]
+)
 def test_arc_numbers_keep_the_right_option(benchmark, labels):
     rows, loaded = open_split(benchmark, "train"), load_questions(benchmark, "train")
     numbered = [(r, q) for r, q in zip(rows, loaded) if "".join(r["choices"]["label"]) in labels]
@@ -72,10 +127,16 @@ def test_arc_numbers_keep_the_right_option(benchmark, labels):
         assert q.answer_text == r["choices"]["text"][int(r["answerKey"]) - 1].strip()
         assert q.answer in "ABCD"
 
+
 @mirrored
 def test_text_cannot_name_an_option():
-    doubled = [q for q in load_questions("commonsense_qa") if list(q.choices.values()).count(q.answer_text) > 1]
+    doubled = [
+        q
+        for q in load_questions("commonsense_qa")
+        if list(q.choices.values()).count(q.answer_text) > 1
+    ]
     assert len(doubled) == 42
+
 
 @mirrored
 @pytest.mark.parametrize("split", Q.OFFICIAL)
@@ -87,12 +148,14 @@ def test_quarel_loses_no_text(split):
         assert "".join(rebuilt.split()) == "".join(r["question"].split())
         assert "AB".index(q.answer) == r["answer_index"]
 
+
 @mirrored
 @quietly
 def test_limit_is_spread_and_nested():
     some, more = (load_questions("exams", "train", limit=n) for n in (500, 1000))
     assert len(some) == 500 and set(some) < set(more)
     assert set(some.counts().index) == set(EXAMS["train"])
+
 
 @mirrored
 @quietly
@@ -101,90 +164,188 @@ def test_hold_out_is_a_tenth_and_leaves_the_sample_alone():
     train, dev = hold_out(loaded)
     assert not set(train) & set(dev) and len(train) + len(dev) == len(loaded)
     assert len(dev) / len(loaded) == pytest.approx(0.1, abs=0.015)
-    assert len(hold_out(loaded.sample(1000))[1]) == pytest.approx(100, abs=35) # draws for sample and dev are independent
+    assert len(hold_out(loaded.sample(1000))[1]) == pytest.approx(
+        100, abs=35
+    )  # draws for sample and dev are independent
+
 
 @mirrored
 def test_nothing_is_printed_and_settings_come_back(capfd):
     import datasets
+
     level = datasets.logging.get_verbosity()
     load_questions("qasc", "test")
     assert "".join(capfd.readouterr()) == ""
     assert not datasets.are_progress_bars_disabled() and datasets.logging.get_verbosity() == level
 
 
-@pytest.mark.parametrize("raised,expected,remedy", [
-    (ConnectionError("Couldn't reach 'allenai/qasc' on the Hub"), ConnectionError, "name a mirror folder by `hub` or COT_DISTILL_HUB"),
-    (ValueError("BuilderConfig 'default' not found"), ValueError, "its README.md must list the files")])
+@pytest.mark.parametrize(
+    "raised,expected,remedy",
+    [
+        (
+            ConnectionError("Couldn't reach 'allenai/qasc' on the Hub"),
+            ConnectionError,
+            "name a mirror folder by `hub` or COT_DISTILL_HUB",
+        ),
+        (
+            ValueError("BuilderConfig 'default' not found"),
+            ValueError,
+            "its README.md must list the files",
+        ),
+    ],
+)
 def test_loading_failures_name_the_remedy(monkeypatch, raised, expected, remedy):
     import datasets
-    def fail(*args, **kwargs): raise raised
+
+    def fail(*args, **kwargs):
+        raise raised
+
     monkeypatch.setattr(datasets, "load_dataset", fail)
     monkeypatch.delenv("COT_DISTILL_HUB", raising=False)
-    with pytest.raises(expected, match=remedy) as e: load_questions("qasc")
+    with pytest.raises(expected, match=remedy) as e:
+        load_questions("qasc")
     assert "allenai/qasc" in str(e.value)
-    assert not datasets.are_progress_bars_disabled() # quiet() cleans up after a failure too
+    assert not datasets.are_progress_bars_disabled()  # quiet() cleans up after a failure too
+
 
 def test_hub_id_or_mirror(monkeypatch, tmp_path):
     import datasets
+
     asked = []
-    monkeypatch.setattr(datasets, "load_dataset", lambda place, config, split: asked.append((place, config, split)) or [])
+    monkeypatch.setattr(
+        datasets,
+        "load_dataset",
+        lambda place, config, split: asked.append((place, config, split)) or [],
+    )
     monkeypatch.setenv("COT_DISTILL_HUB", "")
     open_split("commonsense_qa", "test")
     (tmp_path / "allenai/ai2_arc").mkdir(parents=True)
     monkeypatch.setenv("COT_DISTILL_HUB", str(tmp_path))
     open_split("arc_easy", "validation")
-    assert asked == [("tau/commonsense_qa", "default", "validation"), (str(tmp_path / "allenai/ai2_arc"), "ARC-Easy", "validation")]
-    with pytest.raises(FileNotFoundError, match="COT_DISTILL_HUB"): open_split("qasc", "train")
+    assert asked == [
+        ("tau/commonsense_qa", "default", "validation"),
+        (str(tmp_path / "allenai/ai2_arc"), "ARC-Easy", "validation"),
+    ]
+    with pytest.raises(FileNotFoundError, match="COT_DISTILL_HUB"):
+        open_split("qasc", "train")
 
-ROW = dict(id="c1", question="Where?", choices=dict(label=["A", "B"], text=["here", "there"]), answerKey="A")
 
-@pytest.mark.parametrize("change,key", [
-    (dict(question=None), "question"), (dict(choices=dict(label=["A", "B"])), "text"), (dict(answerKey="@"), "answerKey"),
-    (dict(choices=dict(label=["B", "A"], text=["x", "y"])), "choices"), (dict(choices=dict(label=["A", "B"], text=["x"])), "choices"),
-    (dict(choices=dict(label=["A", "B"], text=["x", None])), "choices has no text for B"), (dict(question=" "), "stem"), (dict(id=None), "id")])
+ROW = dict(
+    id="c1",
+    question="Where?",
+    choices=dict(label=["A", "B"], text=["here", "there"]),
+    answerKey="A",
+)
+
+
+@pytest.mark.parametrize(
+    "change,key",
+    [
+        (dict(question=None), "question"),
+        (dict(choices=dict(label=["A", "B"])), "text"),
+        (dict(answerKey="@"), "answerKey"),
+        (dict(choices=dict(label=["B", "A"], text=["x", "y"])), "choices"),
+        (dict(choices=dict(label=["A", "B"], text=["x"])), "choices"),
+        (dict(choices=dict(label=["A", "B"], text=["x", None])), "choices has no text for B"),
+        (dict(question=" "), "stem"),
+        (dict(id=None), "id"),
+    ],
+)
 def test_a_malformed_row_is_located(monkeypatch, change, key):
     monkeypatch.setattr(Q, "open_split", lambda *args: [ROW, ROW | change])
-    with pytest.raises(ValueError, match=f"commonsense_qa/train, row 1: .*{key}.*tau/commonsense_qa"): load_questions("commonsense_qa")
+    with pytest.raises(
+        ValueError, match=f"commonsense_qa/train, row 1: .*{key}.*tau/commonsense_qa"
+    ):
+        load_questions("commonsense_qa")
+
 
 def test_an_exams_row_in_an_unknown_language_is_located(monkeypatch):
-    row = dict(id="e", answerKey="A", info=dict(language="Macedonian", subject="History"), question=dict(stem="?", choices=ROW["choices"]))
+    row = dict(
+        id="e",
+        answerKey="A",
+        info=dict(language="Macedonian", subject="History"),
+        question=dict(stem="?", choices=ROW["choices"]),
+    )
     monkeypatch.setattr(Q, "open_split", lambda *args: [row])
-    with pytest.raises(ValueError, match="exams/train, row 0: key 'info.language' 'Macedonian'.*did you mean 'North Macedonian'"): load_questions("exams")
+    with pytest.raises(
+        ValueError,
+        match="exams/train, row 0: key 'info.language' 'Macedonian'.*did you mean 'North Macedonian'",
+    ):
+        load_questions("exams")
 
-@pytest.mark.parametrize("args,message", [
-    (("examz",), "did you mean 'exams'"), (("csqa",), "did you mean 'commonsense_qa'"), (("ARC-Challenge",), "did you mean 'arc_challenge'"),
-    (("exams", "dev"), "did you mean 'validation'"), (("exams", "train", "Bulgarian"), "did you mean 'bg'"),
-    (("quarel", "train", ["en", "de"]), "quarel language 'de' is none of en"), (("commonsense_qa", "validation"), "hold_out")])
+
+@pytest.mark.parametrize(
+    "args,message",
+    [
+        (("examz",), "did you mean 'exams'"),
+        (("csqa",), "did you mean 'commonsense_qa'"),
+        (("ARC-Challenge",), "did you mean 'arc_challenge'"),
+        (("exams", "dev"), "did you mean 'validation'"),
+        (("exams", "train", "Bulgarian"), "did you mean 'bg'"),
+        (("quarel", "train", ["en", "de"]), "quarel language 'de' is none of en"),
+        (("commonsense_qa", "validation"), "hold_out"),
+    ],
+)
 def test_mistyped_names(args, message):
-    with pytest.raises(ValueError, match=message): load_questions(*args)
+    with pytest.raises(ValueError, match=message):
+        load_questions(*args)
 
-@pytest.mark.parametrize("change", [dict(stem="  "), dict(choices=dict(A="one")), dict(choices=dict(A="x", B=" ")),
-                                    dict(choices=dict(B="x", A="y")), dict(answer="b"), dict(answer=""), dict(language="BG"), dict(choices={1: "x", 2: "y"})])
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(stem="  "),
+        dict(choices=dict(A="one")),
+        dict(choices=dict(A="x", B=" ")),
+        dict(choices=dict(B="x", A="y")),
+        dict(answer="b"),
+        dict(answer=""),
+        dict(language="BG"),
+        dict(choices={1: "x", 2: "y"}),
+    ],
+)
 def test_a_question_refuses(q, change):
-    with pytest.raises(ValueError, match="question 'q1': "): Question(**(q.to_dict() | change))
+    with pytest.raises(ValueError, match="question 'q1': "):
+        Question(**(q.to_dict() | change))
+
 
 def test_parquet_gives_back_what_it_took(q, tmp_path):
     from datasets import Dataset
+
     five = Question("q2", "exams", "vi", "Nào?", dict(zip("ABCDE", "vwxyz")), None)
     Dataset.from_list([q.to_dict(), five.to_dict()]).to_parquet(tmp_path / "questions.parquet")
-    back = [Question.from_dict(d) for d in Dataset.from_parquet(str(tmp_path / "questions.parquet"), cache_dir=tmp_path)]
+    back = [
+        Question.from_dict(d)
+        for d in Dataset.from_parquet(str(tmp_path / "questions.parquet"), cache_dir=tmp_path)
+    ]
     assert back == [q, five] and list(back[1].choices) == list("ABCDE")
+
 
 def test_questions_survive_pickling(q):
     back = pickle.loads(pickle.dumps(Questions([q], dict(odd=2))))
     assert back == [q] and back.dropped == Counter(odd=2) and type(back) is Questions
 
+
 def test_empty_and_silly_requests(q):
     assert Questions().counts().empty and repr(Questions()) == "0 questions"
     assert Questions([q]).sample(None) == Questions([q]).sample(9) == [q]
     for wrong in (0, -1):
-        with pytest.raises(ValueError, match="ask for 1 or more"): Questions([q]).sample(wrong)
+        with pytest.raises(ValueError, match="ask for 1 or more"):
+            Questions([q]).sample(wrong)
     for fraction in (0, 1, 0.5):
-        with pytest.raises(ValueError): hold_out(Questions([q]), fraction) # one question cannot fill two sides
+        with pytest.raises(ValueError):
+            hold_out(Questions([q]), fraction)  # one question cannot fill two sides
+
 
 def test_the_html_is_escaped(q):
     assert "<b>" not in Questions([Question(**(q.to_dict() | dict(stem="a <b> c")))])._repr_html_()
 
+
 def test_importing_is_light():
     code = "import cot_distill.questions, sys; print([m for m in ('torch', 'transformers', 'datasets', 'pandas') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )

@@ -1,221 +1,467 @@
 "The client path under faults, kills and several processes; the batch; the key; real and malformed recordings."
-import gzip, json, os, signal, subprocess, sys, threading, time
+
+import gzip
+import json
+import os
+import signal
+import time
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+
 import pytest
 import under_fire
 from under_fire import books, fault_server, questions
+
 from cot_distill.lab import World
 from cot_distill.ledger import Ledger
 from cot_distill.questions import Question, load_questions
-from cot_distill.teacher import (BatchTeacher, EndpointTeacher, LabServer, LabTeacher, RecordedTeacher, Request, load_completions, read_rationales, unanswered)
+from cot_distill.teacher import (
+    BatchTeacher,
+    EndpointTeacher,
+    LabServer,
+    LabTeacher,
+    RecordedTeacher,
+    Request,
+    load_completions,
+    read_rationales,
+    unanswered,
+)
 
 KEY = "sk-canary-5d1f0c9e"
 QS = questions(6)
 
-def holds(rows): assert not [r for r in rows if not r[-1]], rows
+
+def holds(rows):
+    assert not [r for r in rows if not r[-1]], rows
+
 
 @pytest.fixture
-def record(tmp_path): return tmp_path/"books.jsonl"
+def record(tmp_path):
+    return tmp_path / "books.jsonl"
 
-def ask(n=1, qs=QS, temperature=0.7, **kw): return [Request(q, "en", n=n, temperature=temperature, **kw) for q in qs]
+
+def ask(n=1, qs=QS, temperature=0.7, **kw):
+    return [Request(q, "en", n=n, temperature=temperature, **kw) for q in qs]
+
+
 def teacher(url, tmp_path, kind=EndpointTeacher, **kw):
-    return kind("gpt-4o-mini", url, tmp_path/"ledger.sqlite", server="faults", progress=False, **dict(timeout=2, tries=20) | kw)
+    return kind(
+        "gpt-4o-mini",
+        url,
+        tmp_path / "ledger.sqlite",
+        server="faults",
+        progress=False,
+        **dict(timeout=2, tries=20) | kw,
+    )
 
-def test_under_faults(): holds(under_fire.under_faults(requests=150))
-def test_under_kills(): holds(under_fire.under_kills(kills=2, prompts=300))
-def test_two_processes(): holds(under_fire.two_processes(prompts=150))
-def test_a_server_that_none_of_us_wrote(): pytest.importorskip("fastapi"); holds(under_fire.foreign_server(prompts=2))
-def test_throughput_is_not_far_off(): assert under_fire.throughput(seconds=3)[1][2] > 0.5  # on a busy machine; the bound is checked by bench_teacher
+
+def test_under_faults():
+    holds(under_fire.under_faults(requests=150))
+
+
+def test_under_kills():
+    holds(under_fire.under_kills(kills=2, prompts=300))
+
+
+def test_two_processes():
+    holds(under_fire.two_processes(prompts=150))
+
+
+def test_a_server_that_none_of_us_wrote():
+    pytest.importorskip("fastapi")
+    holds(under_fire.foreign_server(prompts=2))
+
+
+def test_throughput_is_not_far_off():
+    assert (
+        under_fire.throughput(seconds=3)[1][2] > 0.5
+    )  # on a busy machine; the bound is checked by bench_teacher
+
 
 def test_asking_for_eight_when_five_exist_asks_for_three(record, tmp_path):
     with fault_server(record) as url:
-        for n in (5, 8, 8, 2): got = teacher(url, tmp_path).complete(ask(n, QS[:1]))
+        for n in (5, 8, 8, 2):
+            got = teacher(url, tmp_path).complete(ask(n, QS[:1]))
     assert [r["n"] for r in books(record)] == [5, 3] and [c.sample for c in got] == [0, 1]
 
+
 def test_one_prompt_twice_in_a_call_is_asked_once(record, tmp_path):
-    with fault_server(record) as url: got = teacher(url, tmp_path).complete([*ask(2, QS[:1]), *ask(3, QS[:1]), *ask(1, QS[1:2])])
+    with fault_server(record) as url:
+        got = teacher(url, tmp_path).complete([*ask(2, QS[:1]), *ask(3, QS[:1]), *ask(1, QS[1:2])])
     assert sorted(r["n"] for r in books(record)) == [1, 3]
-    assert [(c.question_id, c.sample) for c in got] == [("q0", 0), ("q0", 1), ("q0", 0), ("q0", 1), ("q0", 2), ("q1", 0)]
+    assert [(c.question_id, c.sample) for c in got] == [
+        ("q0", 0),
+        ("q0", 1),
+        ("q0", 0),
+        ("q0", 1),
+        ("q0", 2),
+        ("q1", 0),
+    ]
+
 
 def test_language_temperature_and_server_make_other_requests(record, tmp_path):
     with fault_server(record) as url:
-        teacher(url, tmp_path).complete([Request(QS[0], "en"), Request(QS[0], "bg"), Request(QS[0], "en", temperature=0.7)])
-        EndpointTeacher("gpt-4o-mini", url, tmp_path/"ledger.sqlite", progress=False).complete([Request(QS[0], "en")])
+        teacher(url, tmp_path).complete(
+            [Request(QS[0], "en"), Request(QS[0], "bg"), Request(QS[0], "en", temperature=0.7)]
+        )
+        EndpointTeacher("gpt-4o-mini", url, tmp_path / "ledger.sqlite", progress=False).complete(
+            [Request(QS[0], "en")]
+        )
     assert [r["n"] for r in books(record)] == [1, 1, 1, 1]
 
+
 def test_a_server_that_refuses_n_is_asked_one_by_one(record, tmp_path):
-    with fault_server(record, refuse_n=True) as url: got = teacher(url, tmp_path, concurrency=1).complete(ask(3))
-    assert len(got) == 18 and Counter(r["answered"] for r in books(record)) == {True: 18, False: 1}  # it was tried once
+    with fault_server(record, refuse_n=True) as url:
+        got = teacher(url, tmp_path, concurrency=1).complete(ask(3))
+    assert len(got) == 18 and Counter(r["answered"] for r in books(record)) == {
+        True: 18,
+        False: 1,
+    }  # it was tried once
+
 
 def test_an_interrupt_waits_for_what_is_under_way(record, tmp_path):
     with fault_server(record, latency=0.5) as url:
-        p = under_fire.client(url, tmp_path/"ledger.sqlite", 200, 8)
-        p.stdout.readline(); time.sleep(2.3); p.send_signal(signal.SIGINT)
+        p = under_fire.client(url, tmp_path / "ledger.sqlite", 200, 8)
+        p.stdout.readline()
+        time.sleep(2.3)
+        p.send_signal(signal.SIGINT)
         assert "KeyboardInterrupt" in p.communicate(timeout=30)[1] and p.returncode != 0
-    ledger, rows = Ledger(tmp_path/"ledger.sqlite"), books(record)
+    ledger, rows = Ledger(tmp_path / "ledger.sqlite"), books(record)
     assert 0 < len(rows) < 200 and ledger.bill().requests == len(rows) and ledger.lost() == (0, 0)
+
 
 def test_a_budget_is_not_passed_by_what_is_under_way(record, tmp_path):
     with fault_server(record, latency=0.1, faults=0.2, stall=3) as url:
         t = teacher(url, tmp_path, budget=0.002, concurrency=32, timeout=0.5)
-        with pytest.raises(RuntimeError, match="the budget is reached"): t.complete(ask(3, questions(200), max_tokens=40))
-    billed = sum(t.price.of(*r["billed"]) for r in books(record))  # with those whose answer was lost
+        with pytest.raises(RuntimeError, match="the budget is reached"):
+            t.complete(ask(3, questions(200), max_tokens=40))
+    billed = sum(
+        t.price.of(*r["billed"]) for r in books(record)
+    )  # with those whose answer was lost
     assert 0.0002 < billed <= 0.002 and t.ledger.exposure() <= 0.002
 
+
 def test_no_budget_without_a_price(tmp_path):
-    with pytest.raises(ValueError, match="a budget needs the price of 'm'"): EndpointTeacher("m", "http://127.0.0.1:9/v1", tmp_path/"l.sqlite", budget=1.0, progress=False).complete(ask())
+    with pytest.raises(ValueError, match="a budget needs the price of 'm'"):
+        EndpointTeacher(
+            "m", "http://127.0.0.1:9/v1", tmp_path / "l.sqlite", budget=1.0, progress=False
+        ).complete(ask())
+
 
 def test_a_server_that_is_not_there(tmp_path):
     t = teacher("http://127.0.0.1:9/v1", tmp_path, tries=2)
-    with pytest.raises(RuntimeError, match="6 of 6 prompts failed.*Connection"): t.complete(ask())
+    with pytest.raises(RuntimeError, match="6 of 6 prompts failed.*Connection"):
+        t.complete(ask())
     assert t.ledger.exposure() == 0  # nothing was sent, so nothing can have been billed
 
+
 def test_replay_without_key_or_server(record, tmp_path, monkeypatch):
-    with fault_server(record) as url: first = (t := teacher(url, tmp_path)).complete(ask(2))
+    with fault_server(record) as url:
+        first = (t := teacher(url, tmp_path)).complete(ask(2))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    file = t.ledger.export(tmp_path/"recording.parquet")
-    other = EndpointTeacher("gpt-4o-mini", "https://api.openai.com/v1", tmp_path/"other.sqlite", server="faults", progress=False)
+    file = t.ledger.export(tmp_path / "recording.parquet")
+    other = EndpointTeacher(
+        "gpt-4o-mini",
+        "https://api.openai.com/v1",
+        tmp_path / "other.sqlite",
+        server="faults",
+        progress=False,
+    )
     other.ledger.load(file)
     assert other.complete(ask(2)) == first
-    with pytest.raises(RuntimeError, match="OPENAI_API_KEY"): other.complete(ask(3))
+    with pytest.raises(RuntimeError, match="OPENAI_API_KEY"):
+        other.complete(ask(3))
+
 
 def test_batch(record, tmp_path):
     "The server leaves out the last line of each batch; what it answered costs half and is collected once."
     with fault_server(record) as url:
-        t = teacher(url, tmp_path, BatchTeacher); t.poll = 0.05
-        with pytest.raises(RuntimeError, match="1 of 6 prompts failed.*1 of its requests were not answered"): t.complete(ask(2))
+        t = teacher(url, tmp_path, BatchTeacher)
+        t.poll = 0.05
+        with pytest.raises(
+            RuntimeError, match="1 of 6 prompts failed.*1 of its requests were not answered"
+        ):
+            t.complete(ask(2))
         assert len(t.complete(ask(2))) == 12
     rows = books(record)
     assert sum(r["samples"] for r in rows) == 12 and len({r["prompt"] for r in rows}) == 6
-    assert t.ledger.bill().cost == pytest.approx(sum(t.price.of(*r["billed"]) for r in rows)/2)
+    assert t.ledger.bill().cost == pytest.approx(sum(t.price.of(*r["billed"]) for r in rows) / 2)
+
 
 @pytest.mark.parametrize("where", ["_submit", "_look", "_collect"])
 def test_a_batch_survives_a_kill(record, tmp_path, where):
     "Killed after it was submitted but before that was noted, before it was collected, or in the middle of collecting."
-    class Killed(BaseException): pass
-    class Dying(BatchTeacher): pass
+
+    class Killed(BaseException):
+        pass
+
+    class Dying(BatchTeacher):
+        pass
+
     real, calls = getattr(BatchTeacher, where), []
-    async def submit(self, *a): await real(self, *a); raise Killed
-    async def look(self, *a): raise Killed
+
+    async def submit(self, *a):
+        await real(self, *a)
+        raise Killed
+
+    async def look(self, *a):
+        raise Killed
+
     def collect(self, line):
-        if len(calls) == 2: raise Killed
-        calls.append(line); return real(self, line)
+        if len(calls) == 2:
+            raise Killed
+        calls.append(line)
+        return real(self, line)
+
     setattr(Dying, where, dict(_submit=submit, _look=look, _collect=collect)[where])
     with fault_server(record) as url:
-        with pytest.raises(BaseException): teacher(url, tmp_path, Dying).complete(ask(2))
-        t = teacher(url, tmp_path, BatchTeacher); t.poll = 0.05
+        with pytest.raises(BaseException):
+            teacher(url, tmp_path, Dying).complete(ask(2))
+        t = teacher(url, tmp_path, BatchTeacher)
+        t.poll = 0.05
         for _ in range(3):
-            try: got = t.complete(ask(2)); break
-            except RuntimeError: pass
+            try:
+                got = t.complete(ask(2))
+                break
+            except RuntimeError:
+                pass
     rows = books(record)
     assert len(got) == 12 and sum(r["samples"] for r in rows) == 12 == t.ledger.bill().samples
+
 
 def test_what_an_open_batch_asks_is_not_asked_besides(record, tmp_path):
     with fault_server(record) as url:
         batch = teacher(url, tmp_path, BatchTeacher)
         batch._open({k: v for k, v in batch.wanted(ask(2)).items()})
-        with pytest.raises(RuntimeError, match="6 of 6 .* part of an open batch"): teacher(url, tmp_path).complete(ask(2))
+        with pytest.raises(RuntimeError, match="6 of 6 .* part of an open batch"):
+            teacher(url, tmp_path).complete(ask(2))
     assert not books(record)
+
 
 def test_the_lab_behind_a_socket_says_what_the_lab_says(tmp_path):
     world = World(seed=3)
     server, qs = LabServer(world), world.questions("train", ("en", "bg"))[::40]
     try:
-        over = EndpointTeacher(world.name, server.url, tmp_path/"l.sqlite", server="lab", price=(0, 0), progress=False)
+        over = EndpointTeacher(
+            world.name,
+            server.url,
+            tmp_path / "l.sqlite",
+            server="lab",
+            price=(0, 0),
+            progress=False,
+        )
         for n, temperature in ((1, 0.0), (4, 0.7)):
-            requests = [Request(q, code, n=n, temperature=temperature) for q in qs for code in (q.language, "tr")]
-            assert [c.text for c in over.complete(requests)] == [c.text for c in LabTeacher(world).complete(requests)]
-        views = [Request(q, q.language, view=view) for q in qs[:4] for view in ("pvc", "nvc", "topic")]
-        views += [Request(replace(q, stem=q.stem.replace(LabTeacher(world).complete([v])[0].text, "[MASK]"), answer=l), q.language, view="refill") for q, v in zip(qs, views[2::3]) for l in q.choices]
-        assert [c.text for c in over.complete(views)] == [c.text for c in LabTeacher(world).complete(views)] and any(c.text.startswith("Question: ") for c in over.complete(views))
-        with pytest.raises(RuntimeError, match="no such question"): over.complete([Request(QS[0], "en")])
-    finally: server.close()
+            requests = [
+                Request(q, code, n=n, temperature=temperature)
+                for q in qs
+                for code in (q.language, "tr")
+            ]
+            assert [c.text for c in over.complete(requests)] == [
+                c.text for c in LabTeacher(world).complete(requests)
+            ]
+        views = [
+            Request(q, q.language, view=view) for q in qs[:4] for view in ("pvc", "nvc", "topic")
+        ]
+        views += [
+            Request(
+                replace(
+                    q,
+                    stem=q.stem.replace(LabTeacher(world).complete([v])[0].text, "[MASK]"),
+                    answer=l,
+                ),
+                q.language,
+                view="refill",
+            )
+            for q, v in zip(qs, views[2::3])
+            for l in q.choices
+        ]
+        assert [c.text for c in over.complete(views)] == [
+            c.text for c in LabTeacher(world).complete(views)
+        ] and any(c.text.startswith("Question: ") for c in over.complete(views))
+        with pytest.raises(RuntimeError, match="no such question"):
+            over.complete([Request(QS[0], "en")])
+    finally:
+        server.close()
+
 
 def test_the_key_is_nowhere(tmp_path, monkeypatch, capsys, caplog):
     "A server that repeats the key in its answers and errors; a whole run, its files, logs, exceptions and the report."
-    monkeypatch.setenv("OPENAI_API_KEY", KEY); caplog.set_level("DEBUG")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    caplog.set_level("DEBUG")
     from cot_distill.ledger import report_lines
-    with fault_server(tmp_path/"books.jsonl", echo=True) as url:
+
+    with fault_server(tmp_path / "books.jsonl", echo=True) as url:
         t = teacher(url, tmp_path)
-        with pytest.raises(RuntimeError, match="1 of 6 prompts failed") as e: t.complete(ask())
+        with pytest.raises(RuntimeError, match="1 of 6 prompts failed") as e:
+            t.complete(ask())
         got = t.read(ask())
     assert len(got) == 5 and "[key]" in str(e.value)
     import traceback
-    shown = "".join(traceback.format_exception(e.value)) + repr(got) + repr(vars(t)) + "\n".join(report_lines(t.ledger)) + t.ledger.frame(None).to_html() + "".join(capsys.readouterr()) + caplog.text
-    t.ledger.export(tmp_path/"recording.parquet"); t.ledger.db.close()
+
+    shown = (
+        "".join(traceback.format_exception(e.value))
+        + repr(got)
+        + repr(vars(t))
+        + "\n".join(report_lines(t.ledger))
+        + t.ledger.frame(None).to_html()
+        + "".join(capsys.readouterr())
+        + caplog.text
+    )
+    t.ledger.export(tmp_path / "recording.parquet")
+    t.ledger.db.close()
     files = [p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()]
     assert len(files) > 1 and not any(KEY.encode() in b for b in files) and KEY not in shown
 
+
 GOOD = dict(question_id="q0", teacher="t", sample=0, text="One more.\nAnswer: (A)")
 
-@pytest.mark.parametrize("change, where", [
-    (dict(text=None), ":text: must be str, got None"), (dict(sample=True), ":sample: must be int, got True"), (dict(sample="0"), ":sample: must be int"),
-    (dict(predicted=1), ":predicted: must be str or null, got 1"), (dict(saw_answer="no"), ":saw_answer: must be bool or null"),
-    ("text", ":text: missing"), ("question_id", ":question_id: missing"), (dict(), ":sample: repeats sample 0 of question q0 by t from line 1")])
+
+@pytest.mark.parametrize(
+    "change, where",
+    [
+        (dict(text=None), ":text: must be str, got None"),
+        (dict(sample=True), ":sample: must be int, got True"),
+        (dict(sample="0"), ":sample: must be int"),
+        (dict(predicted=1), ":predicted: must be str or null, got 1"),
+        (dict(saw_answer="no"), ":saw_answer: must be bool or null"),
+        ("text", ":text: missing"),
+        ("question_id", ":question_id: missing"),
+        (dict(), ":sample: repeats sample 0 of question q0 by t from line 1"),
+    ],
+)
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
 def test_malformed_lines_say_where(tmp_path, change, where, suffix):
-    row = {k: v for k, v in GOOD.items() if k != change} if isinstance(change, str) else GOOD | change
-    path = tmp_path/f"r{suffix}"
-    with (gzip.open if suffix.endswith("gz") else open)(path, "wt") as f: f.write(json.dumps(GOOD) + "\n" + json.dumps(row) + "\n")
-    with pytest.raises(ValueError) as e: load_completions(path)
+    row = (
+        {k: v for k, v in GOOD.items() if k != change} if isinstance(change, str) else GOOD | change
+    )
+    path = tmp_path / f"r{suffix}"
+    with (gzip.open if suffix.endswith("gz") else open)(path, "wt") as f:
+        f.write(json.dumps(GOOD) + "\n" + json.dumps(row) + "\n")
+    with pytest.raises(ValueError) as e:
+        load_completions(path)
     assert str(e.value).startswith(f"{path}:2{where}")
+
 
 def test_malformed_parquet_and_other_files(tmp_path):
     import pandas as pd
-    pd.DataFrame([GOOD | dict(source="kept out"), GOOD | dict(sample=1, source="x")]).to_parquet(good := tmp_path/"r.parquet")
+
+    pd.DataFrame([GOOD | dict(source="kept out"), GOOD | dict(sample=1, source="x")]).to_parquet(
+        good := tmp_path / "r.parquet"
+    )
     assert [c.sample for c in load_completions(good)] == [0, 1]
-    pd.DataFrame([{k: v for k, v in GOOD.items() if k != "teacher"}]).to_parquet(bad := tmp_path/"b.parquet")
-    with pytest.raises(ValueError, match="b.parquet:1:teacher: missing"): load_completions(bad)
-    with pytest.raises(ValueError, match="a recording is .jsonl"): load_completions(tmp_path/"r.csv")
+    pd.DataFrame([{k: v for k, v in GOOD.items() if k != "teacher"}]).to_parquet(
+        bad := tmp_path / "b.parquet"
+    )
+    with pytest.raises(ValueError, match="b.parquet:1:teacher: missing"):
+        load_completions(bad)
+    with pytest.raises(ValueError, match="a recording is .jsonl"):
+        load_completions(tmp_path / "r.csv")
+
 
 def test_recordings_of_other_languages_and_wrong_options(tmp_path):
-    path = tmp_path/"r.jsonl"
-    path.write_text("\n".join(json.dumps(GOOD | d) for d in (dict(), dict(language="bg"), dict(sample=1, predicted="F"))))
+    path = tmp_path / "r.jsonl"
+    path.write_text(
+        "\n".join(
+            json.dumps(GOOD | d)
+            for d in (dict(), dict(language="bg"), dict(sample=1, predicted="F"))
+        )
+    )
     t = RecordedTeacher(path)
-    assert [len(t.complete([Request(QS[0], code, n=9)])) for code in ("en", "bg", "vi")] == [2, 1, 0] and t.missing == 7 + 8 + 9
-    assert [r.reason for r in read_rationales(load_completions(path), QS)] == [None, None, "not an option"]
-    with pytest.raises(ValueError, match="unknown question 'q0'"): read_rationales(load_completions(path), QS[1:])
-    with pytest.raises(ValueError, match="no teacher 'T'; there are t"): RecordedTeacher(path, teacher="T")
+    assert [len(t.complete([Request(QS[0], code, n=9)])) for code in ("en", "bg", "vi")] == [
+        2,
+        1,
+        0,
+    ] and t.missing == 7 + 8 + 9
+    assert [r.reason for r in read_rationales(load_completions(path), QS)] == [
+        None,
+        None,
+        "not an option",
+    ]
+    with pytest.raises(ValueError, match="unknown question 'q0'"):
+        read_rationales(load_completions(path), QS[1:])
+    with pytest.raises(ValueError, match="no teacher 'T'; there are t"):
+        RecordedTeacher(path, teacher="T")
+
 
 @pytest.fixture(scope="module")
 def recording():
     folder = os.environ.get("COT_DISTILL_RATIONALES")
-    if not folder: pytest.skip("COT_DISTILL_RATIONALES names no folder of recordings")
+    if not folder:
+        pytest.skip("COT_DISTILL_RATIONALES names no folder of recordings")
     return next(Path(folder).glob("commonsense_qa.train.jsonl*"))
+
 
 def test_real_recording(recording):
     "Streams that did not see the answer, right and wrong, each reply once; ours and the recorded reading agree."
     everything = load_completions(recording)
-    assert len(everything) == 69_377 and Counter(c.saw_answer for c in everything) == {True: 38_933, False: 30_444}
+    assert len(everything) == 69_377 and Counter(c.saw_answer for c in everything) == {
+        True: 38_933,
+        False: 30_444,
+    }
     ids = list(dict.fromkeys(c.question_id for c in everything))
     qs = [Question(i, "commonsense_qa", "en", "?", dict.fromkeys("ABCDE", "…"), None) for i in ids]
     for saw, n in ((False, 30_444), (True, 38_933)):
         t = RecordedTeacher(recording, saw_answer=saw)
         got = t.complete([Request(q, "en", n=99, temperature=0.7) for q in qs])
         assert len(got) == n == len({(c.question_id, c.teacher, c.sample) for c in got})
-    greedy = RecordedTeacher(recording, teacher="PaLM-540B (few-shot CoT)").complete([Request(q, "en") for q in qs])
+    greedy = RecordedTeacher(recording, teacher="PaLM-540B (few-shot CoT)").complete(
+        [Request(q, "en") for q in qs]
+    )
     assert {c.sample for c in greedy} == {0} and len(greedy) == 9_741
 
+
 def test_our_reading_agrees_with_the_recorded_one(recording):
-    if not os.environ.get("COT_DISTILL_HUB"): pytest.skip("COT_DISTILL_HUB names no mirror of the hub")
+    if not os.environ.get("COT_DISTILL_HUB"):
+        pytest.skip("COT_DISTILL_HUB names no mirror of the hub")
     from dataclasses import replace
-    qs = {q.id: q for split in ("train", "test") for q in load_questions("commonsense_qa", split=split)}
-    said = [c for c in load_completions(recording) if c.teacher.startswith("nvidia") and c.question_id in qs]
+
+    qs = {
+        q.id: q
+        for split in ("train", "test")
+        for q in load_questions("commonsense_qa", split=split)
+    }
+    said = [
+        c
+        for c in load_completions(recording)
+        if c.teacher.startswith("nvidia") and c.question_id in qs
+    ]
     ours = read_rationales([replace(c, predicted=None) for c in said], qs.values())
     both = [(c.predicted, r.predicted) for c, r in zip(said, ours) if c.predicted and r.predicted]
     assert len(both) > 12_000 and sum(a == b for a, b in both) / len(both) > 0.999
     kept = read_rationales(said, qs.values())
-    assert len(kept) == len(said) and all(r.predicted == c.predicted for c, r in zip(said, kept) if c.predicted)
+    assert len(kept) == len(said) and all(
+        r.predicted == c.predicted for c, r in zip(said, kept) if c.predicted
+    )
     assert all((r.predicted is None) == bool(r.reason) for r in kept)
 
-@pytest.mark.parametrize("status, code, again, halt", [(400, None, False, False), (401, None, False, True), (403, None, False, True), (404, None, False, True), (408, None, True, False),
-    (409, None, True, False), (422, None, False, False), (429, "rate_limit_exceeded", True, False), (429, "insufficient_quota", True, True), (500, None, True, False), (503, None, True, False)])
+
+@pytest.mark.parametrize(
+    "status, code, again, halt",
+    [
+        (400, None, False, False),
+        (401, None, False, True),
+        (403, None, False, True),
+        (404, None, False, True),
+        (408, None, True, False),
+        (409, None, True, False),
+        (422, None, False, False),
+        (429, "rate_limit_exceeded", True, False),
+        (429, "insufficient_quota", True, True),
+        (500, None, True, False),
+        (503, None, True, False),
+    ],
+)
 def test_what_an_error_means(status, code, again, halt):
     import openai
-    error = openai.AsyncOpenAI(api_key="none")._make_status_error_from_response(openai._base_client.httpx2.Response(status, json=dict(error=dict(message="no", code=code, type=code)),
-        headers={"retry-after": "7"}, request=openai._base_client.httpx2.Request("POST", "http://localhost")))
+
+    error = openai.AsyncOpenAI(api_key="none")._make_status_error_from_response(
+        openai._base_client.httpx2.Response(
+            status,
+            json=dict(error=dict(message="no", code=code, type=code)),
+            headers={"retry-after": "7"},
+            request=openai._base_client.httpx2.Request("POST", "http://localhost"),
+        )
+    )
     u = unanswered(error)
     assert (u.again, u.halt, u.billed, u.after) == (again, halt, False, 7.0)

@@ -1,4 +1,5 @@
 "Interruption, accumulation, and what each method hands to its loss."
+
 import warnings
 from dataclasses import replace
 
@@ -13,99 +14,217 @@ from cot_distill.students import plain_logps, shared_logps, small_student
 from cot_distill.teacher import LabTeacher, Rationale, Request, read_rationales
 from cot_distill.training import METHODS, DistillTrainer, corpus_rows, scoring, train
 
-torch.set_num_threads(1)   # on tensors this small threads only wait for each other
+torch.set_num_threads(1)  # on tensors this small threads only wait for each other
 WORLD = World(seed=1, languages=("en",))
 NEGATIVE = "unlikelihood"
 
-def student_of(arch, seed=0): return small_student(arch, WORLD.words(), width=16, layers=1, heads=2, words=True, seed=seed, answer_format="text", max_prompt=64, max_target=64)
+
+def student_of(arch, seed=0):
+    return small_student(
+        arch,
+        WORLD.words(),
+        width=16,
+        layers=1,
+        heads=2,
+        words=True,
+        seed=seed,
+        answer_format="text",
+        max_prompt=64,
+        max_target=64,
+    )
+
 
 @pytest.fixture(scope="module")
 def examples():
     questions = WORLD.questions("train")[:60]
-    rationales = read_rationales(LabTeacher(WORLD).complete([Request(q, "en", n=6, temperature=.7) for q in questions]), questions)
+    rationales = read_rationales(
+        LabTeacher(WORLD).complete([Request(q, "en", n=6, temperature=0.7) for q in questions]),
+        questions,
+    )
     chosen = METHODS[f"d-cot-nr/{NEGATIVE}"].examples(questions, rationales)[:11]
     assert any(e.negatives for e in chosen) and any(not e.negatives for e in chosen)
     return chosen
 
-def weights(student): return torch.cat([p.detach().flatten() for p in student.model.parameters()])
+
+def weights(student):
+    return torch.cat([p.detach().flatten() for p in student.model.parameters()])
+
 
 @pytest.mark.parametrize("arch", ["gpt2", "t5"])
-@pytest.mark.parametrize("at", [4, 7])   # within the first epoch, and after its end
-def test_an_interrupted_training_ends_in_the_same_weights(arch, at, examples, tmp_path, monkeypatch):
-    def run(folder, student): return train(student, [student.encode(e) for e in examples], tmp_path/folder, NEGATIVE, steps=9, batch_size=2, warmup=4, seed=3, save_strategy="steps", save_steps=3)
+@pytest.mark.parametrize("at", [4, 7])  # within the first epoch, and after its end
+def test_an_interrupted_training_ends_in_the_same_weights(
+    arch, at, examples, tmp_path, monkeypatch
+):
+    def run(folder, student):
+        return train(
+            student,
+            [student.encode(e) for e in examples],
+            tmp_path / folder,
+            NEGATIVE,
+            steps=9,
+            batch_size=2,
+            warmup=4,
+            seed=3,
+            save_strategy="steps",
+            save_steps=3,
+        )
+
     whole = student_of(arch)
     done = run("whole", whole)
-    first, second = student_of(arch), student_of(arch, seed=8)   # the second's own weights must not matter
+    first, second = (
+        student_of(arch),
+        student_of(arch, seed=8),
+    )  # the second's own weights must not matter
     with monkeypatch.context() as m:
         compute = DistillTrainer.compute_loss
+
         def stop(self, *args, **kw):
-            if self.state.global_step == at: raise KeyboardInterrupt
+            if self.state.global_step == at:
+                raise KeyboardInterrupt
             return compute(self, *args, **kw)
+
         m.setattr(DistillTrainer, "compute_loss", stop)
-        with pytest.raises(KeyboardInterrupt): run("cut", first)
+        with pytest.raises(KeyboardInterrupt):
+            run("cut", first)
     assert not torch.equal(weights(first), weights(whole))
     again = run("cut", second)
-    assert torch.equal(weights(second), weights(whole)) and not torch.equal(weights(student_of(arch)), weights(whole))
+    assert torch.equal(weights(second), weights(whole)) and not torch.equal(
+        weights(student_of(arch)), weights(whole)
+    )
     assert again.steps == done.steps == 9 and again.losses == done.losses
+
 
 @pytest.mark.parametrize("arch", ["gpt2", "t5", "bart"])
 @pytest.mark.parametrize("size, parts", [(2, 4), (1, 8), (3, 3)])
 def test_accumulation_gives_the_same_weights(arch, size, parts, examples, tmp_path):
     "Plain gradient descent without clipping, which would hide a wrong scale; eleven questions, so that an epoch ends in a smaller step."
     ends = []
-    for folder, batch_size, accumulate in (("whole", size*parts, 1), ("parts", size, parts)):
+    for folder, batch_size, accumulate in (("whole", size * parts, 1), ("parts", size, parts)):
         student = student_of(arch)
         start = weights(student)
-        trained = train(student, [student.encode(e) for e in examples], tmp_path/folder, NEGATIVE, steps=5, batch_size=batch_size, lr=.3, warmup=1,
-            gradient_accumulation_steps=accumulate, optim="sgd", max_grad_norm=0., weight_decay=0.)
+        trained = train(
+            student,
+            [student.encode(e) for e in examples],
+            tmp_path / folder,
+            NEGATIVE,
+            steps=5,
+            batch_size=batch_size,
+            lr=0.3,
+            warmup=1,
+            gradient_accumulation_steps=accumulate,
+            optim="sgd",
+            max_grad_norm=0.0,
+            weight_decay=0.0,
+        )
         ends.append((weights(student), trained))
     (a, whole), (b, cut) = ends
     assert (a - b).abs().max() <= 1e-5 and (a - start).abs().max() > 1e-2
     assert whole.steps == cut.steps == 5 and whole.tokens == cut.tokens
-    assert [l for _, l in whole.losses] == pytest.approx([l for _, l in cut.losses], abs=2e-4)   # as rounded by the log
+    assert [l for _, l in whole.losses] == pytest.approx(
+        [l for _, l in cut.losses], abs=2e-4
+    )  # as rounded by the log
+
 
 def test_tokens_are_those_trained_on(examples, tmp_path):
     student = student_of("gpt2")
     rows = [student.encode(e) for e in examples]
-    trained = train(student, rows, tmp_path, steps=1, batch_size=len(rows), dataloader_drop_last=True)
+    trained = train(
+        student, rows, tmp_path, steps=1, batch_size=len(rows), dataloader_drop_last=True
+    )
     assert trained.tokens == sum(len(r["prompt"]) + sum(map(len, r["targets"])) for r in rows)
-    assert trained.tokens_per_second == pytest.approx(trained.tokens/trained.seconds) and trained.peak_mb > 1
+    assert (
+        trained.tokens_per_second == pytest.approx(trained.tokens / trained.seconds)
+        and trained.peak_mb > 1
+    )
+
 
 def test_nothing_to_train_on(tmp_path):
-    with pytest.raises(ValueError, match="nothing to train on.*left_out"): train(student_of("gpt2"), [], tmp_path/"empty")
-    assert not (tmp_path/"empty").exists()
+    with pytest.raises(ValueError, match="nothing to train on.*left_out"):
+        train(student_of("gpt2"), [], tmp_path / "empty")
+    assert not (tmp_path / "empty").exists()
 
-@pytest.mark.parametrize("name, right, wrong", [("ft", 1, 0), ("cot", 1, 0), ("d-cot", 2, 0), ("d-cot-nr/unlikelihood", 2, 3), ("d-cot-nr/click", 2, 3), ("d-cot-nr/orpo", 2, 3)])
+
+@pytest.mark.parametrize(
+    "name, right, wrong",
+    [
+        ("ft", 1, 0),
+        ("cot", 1, 0),
+        ("d-cot", 2, 0),
+        ("d-cot-nr/unlikelihood", 2, 3),
+        ("d-cot-nr/click", 2, 3),
+        ("d-cot-nr/orpo", 2, 3),
+    ],
+)
 def test_what_each_method_trains_on(name, right, wrong):
-    questions = [Question(f"q{i}", "t", "en", "Which?", dict(A="one", B="two"), a) for i, a in enumerate("AB")]
-    rationale = lambda i, letter, n: Rationale(f"q{i}", "en", "cot", "t", n, f"Reason {n}.", letter, None, False)
-    rationales = [rationale(0, "BA"[n % 2], n) for n in range(8)] + [rationale(1, "A", n) for n in range(8)]   # the second is never right
+    questions = [
+        Question(f"q{i}", "t", "en", "Which?", dict(A="one", B="two"), a)
+        for i, a in enumerate("AB")
+    ]
+    rationale = lambda i, letter, n: Rationale(
+        f"q{i}", "en", "cot", "t", n, f"Reason {n}.", letter, None, False
+    )
+    rationales = [rationale(0, "BA"[n % 2], n) for n in range(8)] + [
+        rationale(1, "A", n) for n in range(8)
+    ]  # the second is never right
     method = METHODS[name]
     examples = method.examples(questions, rationales, k=2, m=3)
-    assert [(len(e.positives), len(e.negatives)) for e in examples] == [(right, wrong)]*(2 if name == "ft" else 1)
-    assert examples[0].positives == ((Target("", "A"),) if name == "ft" else tuple(Target(f"Reason {n}.", "A") for n in (1, 3, 5, 7)[:right]))
-    assert all(t.answer == "B" for t in examples[0].negatives) and (method.negative is None) == (wrong == 0)
+    assert [(len(e.positives), len(e.negatives)) for e in examples] == [(right, wrong)] * (
+        2 if name == "ft" else 1
+    )
+    assert examples[0].positives == (
+        (Target("", "A"),)
+        if name == "ft"
+        else tuple(Target(f"Reason {n}.", "A") for n in (1, 3, 5, 7)[:right])
+    )
+    assert all(t.answer == "B" for t in examples[0].negatives) and (method.negative is None) == (
+        wrong == 0
+    )
 
-def test_methods_are_complete(): assert set(METHODS) >= {"ft", "cot", "d-cot", "counterfactual", "multi-view", "counterfactual+multi-view"} | {f"d-cot-nr/{loss}" for loss in training.NEGATIVE_LOSSES}
+
+def test_methods_are_complete():
+    assert set(METHODS) >= {
+        "ft",
+        "cot",
+        "d-cot",
+        "counterfactual",
+        "multi-view",
+        "counterfactual+multi-view",
+    } | {f"d-cot-nr/{loss}" for loss in training.NEGATIVE_LOSSES}
+
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_forward_is_the_class_own_again(fails, examples, tmp_path, monkeypatch):
     student = student_of("gpt2")
     rows = [student.encode(e) for e in examples]
-    if fails: monkeypatch.setattr(DistillTrainer, "training_step", lambda *a, **kw: 1/0)
-    try: train(student, rows, tmp_path, steps=1, batch_size=2)
-    except ZeroDivisionError: assert fails
+    if fails:
+        monkeypatch.setattr(DistillTrainer, "training_step", lambda *a, **kw: 1 / 0)
+    try:
+        train(student, rows, tmp_path, steps=1, batch_size=2)
+    except ZeroDivisionError:
+        assert fails
     model = student.model
     assert "forward" not in vars(model) and model.forward.__func__ is type(model).forward
     assert not [name for name, value in vars(model).items() if "scoring" in repr(value)]
-    assert hasattr(model(**{k: v for k, v in student.collate(rows[:1]).items() if k in ("input_ids", "attention_mask")}), "logits")
+    assert hasattr(
+        model(
+            **{
+                k: v
+                for k, v in student.collate(rows[:1]).items()
+                if k in ("input_ids", "attention_mask")
+            }
+        ),
+        "logits",
+    )
+
 
 @pytest.mark.parametrize("arch", ["gpt2", "bart"])
 def test_scoring_is_shared_logps(arch, examples):
     student = student_of(arch)
     inputs = student.collate([student.encode(e) for e in examples])
-    with scoring(student.model) as model: scored = model(**inputs)
+    with scoring(student.model) as model:
+        scored = model(**inputs)
     assert torch.equal(scored, shared_logps(student.model, **inputs))
+
 
 @pytest.mark.parametrize("arch, longest", [("gpt2", None), ("t5", None), ("t5", 1)])
 def test_corpus_rows_lose_no_word(arch, longest):
@@ -113,36 +232,101 @@ def test_corpus_rows_lose_no_word(arch, longest):
     rows = corpus_rows(student, texts, 0, longest)
     decode = lambda ids: student.tokenizer.decode(ids, skip_special_tokens=True)
     for text, row in zip(texts, rows, strict=True):
-        assert f"{decode(row['prompt'])} {decode(row['targets'][0])}".split() == decode(student._ids(text)).split()
+        assert (
+            f"{decode(row['prompt'])} {decode(row['targets'][0])}".split()
+            == decode(student._ids(text)).split()
+        )
         assert row["targets"][0][-1] == student.tokenizer.eos_token_id and len(row["prompt"]) >= 1
-        assert longest is None or text == "One" or decode(row["prompt"]).split() == decode(student._ids(text.split()[0])).split()
-    assert rows == corpus_rows(student, texts, 0, longest) and (arch == "gpt2") == all(r["prompt"] == [1] for r in rows)
+        assert (
+            longest is None
+            or text == "One"
+            or decode(row["prompt"]).split() == decode(student._ids(text.split()[0])).split()
+        )
+    assert rows == corpus_rows(student, texts, 0, longest) and (arch == "gpt2") == all(
+        r["prompt"] == [1] for r in rows
+    )
+
 
 def test_a_base_is_made_once_and_is_another_for_another_recipe(tmp_path):
-    make = lambda **kw: training.base_student(WORLD, **dict(width=16, layers=1, steps=2, batch_size=4, cache=tmp_path) | kw)
-    first, times = make(), lambda: {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*") if f.is_file()}
+    make = lambda **kw: training.base_student(
+        WORLD, **dict(width=16, layers=1, steps=2, batch_size=4, cache=tmp_path) | kw
+    )
+    first, times = (
+        make(),
+        lambda: {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*") if f.is_file()},
+    )
     made = times()
     assert torch.equal(weights(make()), weights(first)) and times() == made
     assert first.answer_format == "text" and len([*tmp_path.glob("bases/*")]) == 1
-    assert not torch.equal(weights(make(steps=3)), weights(first)) and len([*tmp_path.glob("bases/*")]) == 2
+    assert (
+        not torch.equal(weights(make(steps=3)), weights(first))
+        and len([*tmp_path.glob("bases/*")]) == 2
+    )
+
 
 def test_bf16_trains_where_there_is_no_accelerator(examples, tmp_path):
     student = student_of("gpt2")
     start = weights(student)
-    trained = train(student, [student.encode(e) for e in examples], tmp_path, NEGATIVE, steps=1, batch_size=4, warmup=0, bf16=True)
-    assert trained.steps == 1 and weights(student).isfinite().all() and not torch.equal(weights(student), start)
+    trained = train(
+        student,
+        [student.encode(e) for e in examples],
+        tmp_path,
+        NEGATIVE,
+        steps=1,
+        batch_size=4,
+        warmup=0,
+        bf16=True,
+    )
+    assert (
+        trained.steps == 1
+        and weights(student).isfinite().all()
+        and not torch.equal(weights(student), start)
+    )
+
 
 def test_focus_reaches_the_loss(examples, tmp_path):
     "The same weights with unmarked errors, others with marked ones; only the marked tokens are pushed."
-    marked = [replace(e, negatives=tuple(replace(t, wrong=((0, 3), (5, 6))) for t in e.negatives)) for e in examples]
+    marked = [
+        replace(e, negatives=tuple(replace(t, wrong=((0, 3), (5, 6))) for t in e.negatives))
+        for e in examples
+    ]
     ends = {}
-    for name, chosen, focus in [("today", examples, {}), *((f"{kind} {focus}", chosen, dict(focus=focus)) for kind, chosen in (("plain", examples), ("marked", marked)) for focus in training.FOCI)]:
+    for name, chosen, focus in [
+        ("today", examples, {}),
+        *(
+            (f"{kind} {focus}", chosen, dict(focus=focus))
+            for kind, chosen in (("plain", examples), ("marked", marked))
+            for focus in training.FOCI
+        ),
+    ]:
         student = student_of("gpt2")
-        train(student, [student.encode(e) for e in chosen], tmp_path/name, NEGATIVE, steps=3, batch_size=4, alpha=1., warmup=0, **focus)
+        train(
+            student,
+            [student.encode(e) for e in chosen],
+            tmp_path / name,
+            NEGATIVE,
+            steps=3,
+            batch_size=4,
+            alpha=1.0,
+            warmup=0,
+            **focus,
+        )
         ends[name] = weights(student)
-    assert all(ends["today"].equal(ends[name]) == same for name, same in {"plain all": True, "plain span": True, "plain first": True, "marked all": True, "marked span": False, "marked first": False}.items())
+    assert all(
+        ends["today"].equal(ends[name]) == same
+        for name, same in {
+            "plain all": True,
+            "plain span": True,
+            "plain first": True,
+            "marked all": True,
+            "marked span": False,
+            "marked first": False,
+        }.items()
+    )
     assert not ends["marked span"].equal(ends["marked first"])
-    with pytest.raises(ValueError, match="focus='last': choose one of all, span, first"): train(student_of("gpt2"), [{}], tmp_path/"unknown", NEGATIVE, focus="last")
+    with pytest.raises(ValueError, match="focus='last': choose one of all, span, first"):
+        train(student_of("gpt2"), [{}], tmp_path / "unknown", NEGATIVE, focus="last")
+
 
 @pytest.mark.parametrize("arch", ["gpt2", "t5"])
 def test_gradient_checkpointing(arch, examples, tmp_path):
@@ -152,11 +336,30 @@ def test_gradient_checkpointing(arch, examples, tmp_path):
         student = student_of(arch)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            train(student, [student.encode(e) for e in examples], tmp_path/name, NEGATIVE, steps=3, batch_size=4, lr=.3, warmup=1, optim="sgd", max_grad_norm=0., weight_decay=0., **extra)
-        repeats = any("every rationale repeats its prompt: gradient checkpointing" in str(w.message) for w in said)
+            train(
+                student,
+                [student.encode(e) for e in examples],
+                tmp_path / name,
+                NEGATIVE,
+                steps=3,
+                batch_size=4,
+                lr=0.3,
+                warmup=1,
+                optim="sgd",
+                max_grad_norm=0.0,
+                weight_decay=0.0,
+                **extra,
+            )
+        repeats = any(
+            "every rationale repeats its prompt: gradient checkpointing" in str(w.message)
+            for w in said
+        )
         assert repeats == (arch == "gpt2" and bool(extra))
         ends.append(weights(student))
-    assert (ends[0] - ends[1]).abs().max() <= 1e-5 and (ends[0] - weights(student_of(arch))).abs().max() > 1e-3
+    assert (ends[0] - ends[1]).abs().max() <= 1e-5 and (
+        ends[0] - weights(student_of(arch))
+    ).abs().max() > 1e-3
+
 
 @pytest.mark.parametrize("arch", ["gpt2", "t5"])
 def test_lora_shares_prompts(arch, examples, tmp_path):
@@ -165,32 +368,50 @@ def test_lora_shares_prompts(arch, examples, tmp_path):
     student = student_of(arch)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        student.model = peft.get_peft_model(student.model, peft.LoraConfig(r=4, target_modules=["c_attn"] if arch == "gpt2" else ["q", "v"]))
+        student.model = peft.get_peft_model(
+            student.model,
+            peft.LoraConfig(r=4, target_modules=["c_attn"] if arch == "gpt2" else ["q", "v"]),
+        )
     for name, p in student.model.named_parameters():
-        if "lora_B" in name: torch.nn.init.normal_(p, std=.1, generator=torch.Generator().manual_seed(len(name)))
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(len(name)))
     rows = [student.encode(e) for e in examples]
-    batch, before = student.collate(rows), {n: p.detach().clone() for n, p in student.model.named_parameters()}
+    batch, before = (
+        student.collate(rows),
+        {n: p.detach().clone() for n, p in student.model.named_parameters()},
+    )
     assert training.best_logps(student.model, batch) is shared_logps
     gradients = []
     for logps in (shared_logps, plain_logps):
         student.model.zero_grad()
         logps(student.model, **batch).sum().backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in student.model.parameters() if p.requires_grad]))
-    assert gradients[1].norm() > 1 and (gradients[0] - gradients[1]).norm() <= 1e-4*gradients[1].norm()
+        gradients.append(
+            torch.cat([p.grad.flatten() for p in student.model.parameters() if p.requires_grad])
+        )
+    assert (
+        gradients[1].norm() > 1
+        and (gradients[0] - gradients[1]).norm() <= 1e-4 * gradients[1].norm()
+    )
     student.model.zero_grad()
     train(student, rows, tmp_path, NEGATIVE, steps=2, batch_size=4, warmup=0)
     assert all(p.equal(before[n]) != p.requires_grad for n, p in student.model.named_parameters())
 
+
 def test_the_faster_precision_is_said_aloud(examples, capsys, monkeypatch):
     student = student_of("gpt2")
     rows = [student.encode(e) for e in examples[:3]]
-    spent, autocast = [0.], torch.autocast
+    spent, autocast = [0.0], torch.autocast
     monkeypatch.setattr(training.time, "perf_counter", lambda: spent[0])
     for slow, fast in ((True, "float32"), (False, "bf16")):
+
         def timed(device, dtype, enabled):
             spent[0] += 2 if enabled == slow else 1
             return autocast(device, dtype, enabled=enabled)
+
         monkeypatch.setattr(training.torch, "autocast", timed)
         assert training.fastest_precision(student, rows) == fast
-        assert f"precision: {fast} (float32 {1000 if slow else 2000} ms, bf16 {2000 if slow else 1000} ms a step)" in capsys.readouterr().out
+        assert (
+            f"precision: {fast} (float32 {1000 if slow else 2000} ms, bf16 {2000 if slow else 1000} ms a step)"
+            in capsys.readouterr().out
+        )
     assert all(p.grad is None for p in student.model.parameters())
