@@ -45,7 +45,8 @@ from cot_distill.experiments import (
 )
 from cot_distill.figures import read_predictions, read_results
 from cot_distill.kernels import ForkedKernel, forked_kernels
-from cot_distill.training import METHODS, train
+from cot_distill.methods import METHODS, examples_of
+from cot_distill.training import train
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted((ROOT / "nbs" / "experiments").glob("*.ipynb"))
@@ -594,13 +595,13 @@ def test_from_questions_to_results(tmp_path):
         } == {"en", "tr"}
         rationales = ask_teacher(config, data)
         assert len(rationales) == (24 * 4 if "cot" in method else 0)
-        examples = METHODS[method].examples(data.train, rationales, config.k, config.m)
+        examples = examples_of(METHODS[method], data.train, rationales, config.k, config.m)
         trainee = open_student(config, data, rationales, cache=tmp_path)
         trained = train(
             trainee,
             [trainee.encode(e) for e in examples],
             tmp_path / str(seed),
-            METHODS[method].negative,
+            LOSSES[METHODS[method].loss].load() if METHODS[method].loss else None,
             steps=config.steps,
             batch_size=config.batch_size,
         )

@@ -26,11 +26,14 @@ from cot_distill.experiments import (
 )
 from cot_distill.figures import METHODS as LOOKS
 from cot_distill.figures import by_test, read_predictions
+from cot_distill.methods import METHODS, WHOLE, examples_of
 from cot_distill.questions import Question
+from cot_distill.recordings import save_completions
+from cot_distill.records import CONTROLS, Completion
 from cot_distill.students import ARCHITECTURES, small_student
-from cot_distill.teacher import Completion, LabTeacher, RecordedTeacher, Request, save_completions
-from cot_distill.training import METHODS, WHOLE, train
-from cot_distill.views import CONTROLS, MODES
+from cot_distill.teacher import LabTeacher, RecordedTeacher, Request
+from cot_distill.training import train
+from cot_distill.views import MODES
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = """[everyday]
@@ -227,7 +230,7 @@ def test_both_papers_at_once(shelter):
     config, data = shelter
     config = replace(config, method="d-cot-nr/unlikelihood+counterfactual")
     questions, made = study(config, data)
-    examples = METHODS[config.method].examples(questions, ask_teacher(config, data, questions))
+    examples = examples_of(METHODS[config.method], questions, ask_teacher(config, data, questions))
     added = [e for e in examples if e.question.id in {q.id for q in made}]
     assert (
         len(added) > 20
@@ -261,8 +264,8 @@ def test_every_method_asks_what_it_announces(shelter, method):
     announced = Counter(r.view for r in requests_of(config, data))
     asked.clear()
     questions, made = study(config, data)
-    examples = METHODS[method].examples(
-        questions, ask_teacher(config, data, questions), config.k, config.m
+    examples = examples_of(
+        METHODS[method], questions, ask_teacher(config, data, questions), config.k, config.m
     )
     heard = Counter(r.view for r in asked)
     assert set(heard) == set(announced) and all(heard[view] <= announced[view] for view in heard)
@@ -292,7 +295,8 @@ def test_equal_numbers_of_tokens(shelter, tmp_path):
     for method in ("ft", "cot", "multi-view"):
         mine = replace(config, method=method, match="tokens", steps=40)
         rows = [
-            student.encode(e) for e in METHODS[method].examples(data.train, ask_teacher(mine, data))
+            student.encode(e)
+            for e in examples_of(METHODS[method], data.train, ask_teacher(mine, data))
         ]
         steps = steps_of(mine, data, student, rows)
         assert steps_of(replace(mine, match="steps"), data, student, rows) == 40 and (
@@ -319,7 +323,7 @@ def taught(tmp_path_factory):
         )
         for i in range(6)
     ]
-    from cot_distill.diversity import Example, Target
+    from cot_distill.records import Example, Target
 
     student = small_student(
         "gpt2",
