@@ -9,6 +9,7 @@ import torch
 from cot_distill import training
 from cot_distill.lab import World
 from cot_distill.logprobs import plain_logps, shared_logps
+from cot_distill.losses import unlikelihood
 from cot_distill.methods import METHODS, examples_of
 from cot_distill.questions import Question
 from cot_distill.records import Rationale, Target
@@ -18,7 +19,7 @@ from cot_distill.training import DistillTrainer, corpus_rows, scoring, train
 
 torch.set_num_threads(1)  # on tensors this small threads only wait for each other
 WORLD = World(seed=1, languages=("en",))
-NEGATIVE = "unlikelihood"
+NEGATIVE = unlikelihood
 
 
 def student_of(arch, seed=0):
@@ -43,7 +44,7 @@ def examples():
         LabTeacher(WORLD).complete([Request(q, "en", n=6, temperature=0.7) for q in questions]),
         questions,
     )
-    chosen = examples_of(METHODS[f"d-cot-nr/{NEGATIVE}"], questions, rationales)[:11]
+    chosen = examples_of(METHODS["d-cot-nr/unlikelihood"], questions, rationales)[:11]
     assert any(e.negatives for e in chosen) and any(not e.negatives for e in chosen)
     return chosen
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from cot_distill.lab import World
+from cot_distill.losses import unlikelihood
 from cot_distill.methods import METHODS, examples_of
 from cot_distill.students import small_student
 from cot_distill.teacher import LabTeacher, Request, read_rationales
@@ -66,7 +67,7 @@ trained = train(
     student,
     rows,
     folder,
-    "unlikelihood",
+    unlikelihood,
     **dict(steps=12, lr=1e-3, warmup=2, logging_steps=1, use_cpu=True) | arguments,
 )
 if int(os.environ.get("RANK", 0)) == 0:
