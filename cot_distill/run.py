@@ -281,9 +281,9 @@ def run_config(**parameters) -> RunConfig:  # ValueError for a value that makes 
     config = RunConfig(**given)
     for name in choices():
         check_choice(name, getattr(config, name))
+    check_questions(config)
     check_teacher(config)
     check_loss(config)
-    check_questions(config)
     check_steps(config)
     method = METHODS[config.method]
     settings = LOSSES[method.loss].settings if method.loss else {}

@@ -10,7 +10,7 @@ from cot_distill import training
 from cot_distill.lab import World
 from cot_distill.logprobs import plain_logps, shared_logps
 from cot_distill.losses import unlikelihood
-from cot_distill.methods import METHODS, examples_of
+from cot_distill.methods import LOSSES, METHODS, examples_of
 from cot_distill.questions import Question
 from cot_distill.records import Rationale, Target
 from cot_distill.students import small_student
