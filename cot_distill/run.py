@@ -11,7 +11,8 @@ __all__ = ['KINDS', 'TEACHERS', 'SCHEDULES', 'PACKAGE', 'spelled', 'Knobs', 'Dat
            'made_counterfactuals', 'study', 'rationale_requests', 'requests_of', 'ask_teacher', 'token_count',
            'steps_of', 'open_student', 'tested', 'scores', 'spelling', 'unknown_rate', 'prediction_rows', 'steps_in',
            'read_curve', 'curve_callback', 'Teaching', 'Run', 'trained_student', 'environment', 'bare', 'imports_of',
-           'modules_of', 'code_digest', 'code_of', 'taught', 'trained_metrics', 'record_of', 'execute']
+           'modules_of', 'code_digest', 'code_of', 'taught', 'trained_metrics', 'record_of', 'execute', 'model_card',
+           'keep_student']
 
 # %% ../nbs/22_run.ipynb #bf927be7
 import ast
@@ -922,3 +923,32 @@ def record_of(run: Run, profile: str = "") -> dict:
 def execute(config: RunConfig, cache="data/cache", hub: str = "", profile: str = "") -> dict:
     "Make a run from its configuration and give its record."
     return record_of(Run(config, cache, hub), profile)
+
+# %% ../nbs/22_run.ipynb #bf0ac4ae
+def model_card(record: Mapping) -> str:  # Markdown with the hub's header
+    "The card of a student, made from its run's record."
+    config, found, by = record["config"], record["metrics"], record["environment"]
+    rows = dict(
+        parent=config["student"],
+        questions=f"{config['benchmark']} ({found['examples']['questions']:,} taught)",
+        method=config["method"],
+        teacher=config["teacher"],
+        **{"rationale language": config["rationale_language"], "seed": config["seed"]},
+        steps=found["steps_taken"],
+        accuracy=f"{found['accuracy']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+        f" on {found['n']:,} questions (95% Wilson interval)",
+        **{"made with": f"cot_distill {by['version']}, torch {by['torch']}, {by['date']}"},
+    )
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    hub = "" if ":" in config["student"] else f"base_model: {config['student']}\n"
+    header = f"---\nlibrary_name: transformers\n{hub}tags: [cot_distill, distillation]\n---\n"
+    licences = "The licences of the parent, the questions and the teacher's words hold for it too."
+    return f"{header}\n# {record['name']}\n\n| | |\n|---|---|\n{table}\n\n{licences}\n"
+
+# %% ../nbs/22_run.ipynb #82a26953
+def keep_student(run: Run, record: Mapping, folder) -> Path:
+    "Save the trained student with its card."
+    folder = Path(folder)
+    run.student.save(folder)
+    (folder / "README.md").write_text(model_card(record), encoding="utf8")
+    return folder

@@ -78,12 +78,12 @@ def notebook(file, *code, tag="parameters"):
 def test_the_single_run_takes_exactly_the_parameters_of_a_run():
     [cell] = cells(ROOT / "nbs/experiments/run.ipynb", "parameters")
     given = assigned(cell.source)
-    assert set(given) == {f.name for f in fields(RunConfig)} | {"profile", "hub"}
+    assert set(given) == {f.name for f in fields(RunConfig)} | {"profile", "hub", "keep"}
     kinds = {f.name: dict if f.type is Knobs else f.type for f in fields(RunConfig)}
     assert {name: type(value) for name, value in given.items()} == kinds | dict(
         profile=str, hub=str
     )
-    assert run_config(**{k: v for k, v in given.items() if k not in ("profile", "hub")})
+    assert run_config(**{k: v for k, v in given.items() if k not in ("profile", "hub", "keep")})
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda f: f.stem)
@@ -272,7 +272,7 @@ PARAMETERS = (
         f"{f.name} = {dict(f.default) if f.type is Knobs else f.default!r}"
         for f in fields(RunConfig)
     )
-    + '\nprofile = ""\nhub = ""'
+    + '\nprofile = ""\nhub = ""\nkeep = ""'
 )
 RUN = """
 import pathlib
