@@ -32,7 +32,7 @@ BIN = Path(sys.executable).parent
 PASSED = ROOT / "data" / "cache" / "passed"
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))
 REPOSITORY = SETTINGS["project"]["urls"]["Repository"]
-DOCUMENTATION = SETTINGS["project"]["urls"]["Documentation"]
+DOCUMENTATION = SETTINGS["project"]["urls"]["Docs"]
 
 
 def call(*command, cwd=ROOT):
