@@ -220,6 +220,7 @@ def train(
     warmup: int = 20,
     seed: int = 0,
     progress: bool = False,
+    callbacks: tuple = (),  # of the Trainer
     **training_args,  # any other of `TrainingArguments`
 ) -> Trained:
     "Train `student` in place; lr is constant after a linear warm-up of `warmup` steps."
@@ -251,6 +252,8 @@ def train(
     )
     trainer = DistillTrainer(student, rows, args, negative, alpha, focus, **(settings or {}))
     trainer.remove_callback(PrinterCallback)
+    for callback in callbacks:
+        trainer.add_callback(callback)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
