@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from .diversity import select as select
     from .endpoint import EndpointTeacher as EndpointTeacher
     from .evaluation import predict as predict
-    from .experiments import reproduce as reproduce
     from .lab import World as World
     from .methods import METHODS as METHODS, register as register
     from .questions import Question as Question, load_questions as load_questions
+    from .runner import reproduce as reproduce
     from .students import load_student as load_student
     from .teacher import (
         LabTeacher as LabTeacher,
@@ -40,7 +40,7 @@ _HOME = {
     "base_student": "training",
     "train": "training",
     "predict": "evaluation",
-    "reproduce": "experiments",
+    "reproduce": "runner",
 }
 
 __all__ = ["__version__", *_HOME]
