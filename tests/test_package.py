@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import yaml
 
 import cot_distill
 
@@ -89,3 +90,13 @@ def test_the_wheel_carries_the_project(wheel):
     carried = {n.removeprefix("cot_distill/project/") for n in wheel if "/project/" in n}
     assert carried == experiments | {"settings.ini"}
     assert {"cot_distill/py.typed", "cot_distill/prices.csv"} <= wheel
+
+
+def test_the_citation_is_of_this_version_and_address():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf8"))
+    assert cited["version"] == cot_distill.__version__
+    assert cited["repository-code"] == PROJECT["urls"]["Repository"]
+    assert [paper["url"].rpartition("-")[2] for paper in cited["references"]] == [
+        "main.442",
+        "main.333",
+    ]
