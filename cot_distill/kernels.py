@@ -18,7 +18,7 @@ from importlib import import_module
 from subprocess import PIPE, Popen
 
 # %% ../nbs/27_kernels.ipynb #adbdb6d6
-from jupyter_client import AsyncKernelManager
+from jupyter_client.manager import AsyncKernelManager
 
 # %% ../nbs/27_kernels.ipynb #6f02bf30
 def can_fork() -> bool:
@@ -100,10 +100,12 @@ class ForkedKernel:
 class ForkedKernels(AsyncKernelManager):
     "Starts kernels as forks of `server`, and in the ordinary way when it is gone."
 
-    server, env, started = None, {}, []
+    server: Popen
+    env: dict[str, str] = {}
+    started: list = []  # processes, in order
 
     async def _async_launch_kernel(self, command, cwd=None, env=None, **settings):
-        env = env | self.env
+        env = (env or {}) | self.env
         arguments = command[command.index("-f") :]
         folder = str(cwd or os.getcwd())
         try:
@@ -124,8 +126,10 @@ def forked_kernels(*modules: str, **env: str):  # yields a class for `kernel_man
     command = [sys.executable, "-c", f"from cot_distill.kernels import serve; serve(*{modules!r})"]
     # a kernel sets this before matplotlib is imported
     inline = dict(MPLBACKEND="module://matplotlib_inline.backend_inline")
-    pipes = dict(stdin=PIPE, stdout=PIPE, bufsize=0, start_new_session=True)
-    with Popen(command, env=inline | os.environ | env, **pipes) as server:
+    env_seen = inline | os.environ | env
+    with Popen(
+        command, env=env_seen, stdin=PIPE, stdout=PIPE, bufsize=0, start_new_session=True
+    ) as server:
         started = []
         try:
             yield type("Kernels", (ForkedKernels,), dict(server=server, env=env, started=started))
