@@ -14,8 +14,9 @@ __all__ = ['LETTERS', 'OPTIONS_INSIDE', 'EXAMS_LANGUAGES', 'OFFICIAL', 'NO_TEST_
            'reading_of', 'place_of_answer', 'code_of', 'drawn_split', 'OwnQuestions', 'own_questions', 'CellFault',
            'Draft', 'cell_of', 'read_cell', 'row_options', 'one_answer', 'split_of', 'language_in', 'split_in_row',
            'id_in', 'draft_of', 'OwnRead', 'Source', 'split_in', 'file_sources', 'hub_sources', 'said_language',
-           'Wrong', 'wrong_row', 'rows_of', 'finished', 'check_keys', 'read_own', 'check_request', 'SplitRead',
-           'sources_of', 'read_split', 'fresh_split', 'rows_named', 'remarks', 'load_questions']
+           'Wrong', 'wrong_row', 'whole_ids', 'rows_of', 'finished', 'check_keys', 'read_own', 'check_request',
+           'SplitRead', 'sources_of', 'read_split', 'fresh_split', 'reason_line', 'in_languages', 'remarks',
+           'load_questions']
 
 # %% ../nbs/00_questions.ipynb #b03a5891
 import hashlib
@@ -27,7 +28,7 @@ from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import entry_points
 from itertools import takewhile
 from pathlib import Path
@@ -235,6 +236,7 @@ def language(
     return Questions(q for q in self if q.language == code)
 
 # %% ../nbs/00_questions.ipynb #69af1624
+@lru_cache(2**16)
 def draw(
     id: str,  # A question's id
     purpose: str,  # Draws for two purposes are independent
@@ -251,6 +253,8 @@ def sample(
     "The n questions with the lowest draws, in their own order"
     if n is not None and n < 1:
         raise ValueError(f"a sample of {n} questions is empty: ask for 1 or more, or None for all")
+    if n is None or n >= len(self):
+        return Questions(self)
     chosen = sorted(range(len(self)), key=lambda i: draw(self[i].id, "sample"))[:n]
     return Questions(self[i] for i in sorted(chosen))
 
@@ -720,9 +724,10 @@ def field_of(fields: dict, names: Iterable[str]):  # None when none is there
 
 def labelled_option(option: dict) -> tuple:  # (label or None, text)
     "One option that is written as an object"
-    if len(option) == 1:
-        return next(iter(option.items()))
-    return field_of(option, LABELS), field_of(option, TEXTS)
+    ((name, text), *more) = option.items() if option else [("", None)]
+    if more or plain(str(name)) in TEXTS:
+        return field_of(option, LABELS), field_of(option, TEXTS)
+    return name, text
 
 
 def in_order(labels: list[str], texts: list[str]) -> tuple[list[str], list[str]]:
@@ -778,7 +783,9 @@ def answer_readings(
 ) -> dict[str, int]:  # "letter", "text", "index=0", "index=1" to the option's place
     "Each way in which an answer can be read, with the option that it then means"
     marks = [label.upper() for label in labels or LETTERS[: len(texts)]]
-    alone, both = MARK.fullmatch(key), MARK_AND_TEXT.fullmatch(key)
+    number = re.fullmatch(r"(\d{1,2})(?:\.0+)?", key)  # a gap in its column makes 2.0 of 2
+    alone = MARK.fullmatch(number[1] if number else key)
+    both = MARK_AND_TEXT.fullmatch(key)
     found = {}
     if alone and alone[1].upper() in marks:
         found["letter"] = marks.index(alone[1].upper())
@@ -791,8 +798,8 @@ def answer_readings(
     same = [place for place, text in enumerate(texts) if text == key]
     folded = [place for place, text in enumerate(texts) if canonical(text) == canonical(key)]
     found |= only(same or folded)
-    if re.fullmatch(r"\d{1,2}", key):
-        places = {f"index={first}": int(key) - first for first in (0, 1)}
+    if number:
+        places = {f"index={first}": int(number[1]) - first for first in (0, 1)}
         found |= {how: place for how, place in places.items() if 0 <= place < len(texts)}
     return found
 
@@ -916,7 +923,7 @@ class CellFault(ValueError):
 
     def __init__(self, column: str, why: str, cell=None):
         super().__init__(f"column {column!r} {why}")
-        self.cell = "" if cell is None else f": {str(cell)[:60]!r}"
+        self.cell = "" if cell is None else f" {str(cell)[:60]!r}"
 
 
 class Draft(NamedTuple):
@@ -1126,6 +1133,16 @@ def wrong_row(row: Row, columns: dict, source: Source, where: str, fault: CellFa
     return Wrong(found["split"], Dropped(found["language"], str(fault), f"{where}{fault.cell}"))
 
 
+def whole_ids(rows: list[Row], column: str | None) -> list[Row]:
+    "The same rows; ids that are all written 1.0, 2.0 … were whole numbers before a gap came in"
+    ids = [row.cells.get(column) for row in rows]
+    written = [id for id in ids if isinstance(id, str) and id.strip()]
+    if not written or not all(re.fullmatch(r"\s*\d+\.0\s*", id) for id in written):
+        return rows
+    whole = lambda id: id.strip().removesuffix(".0") if isinstance(id, str) else id
+    return [row._replace(cells=row.cells | {column: whole(id)}) for row, id in zip(rows, ids)]
+
+
 def rows_of(
     own: OwnQuestions, source: Source, prefix: str
 ) -> tuple[list[Draft | Wrong], list[str]]:
@@ -1143,7 +1160,7 @@ def rows_of(
     if language is None and "language" not in roles:
         language = "en"
         notes.append("no column for the language, so all are taken as English (say ?language=…)")
-    for row in source.table.rows:
+    for row in whole_ids(source.table.rows, roles.get("id")):
         where = prefix + row.where
         try:
             rows.append(draft_of(row, roles, source.split, language, where))
@@ -1163,7 +1180,7 @@ def finished(name: str, draft: Draft, how: str | None) -> Question | Dropped:
     place = place_of_answer(draft.readings, how)
     if place is None:
         why = f"column {draft.column!r} is none of the options, or means several"
-        return Dropped(draft.language, why, f"{draft.where}: {draft.key[:60]!r}")
+        return Dropped(draft.language, why, f"{draft.where} {draft.key[:60]!r}")
     if len(draft.texts) > len(LETTERS):
         return Dropped(draft.language, f"more than {len(LETTERS)} options", draft.where)
     choices = dict(zip(LETTERS, draft.texts))
@@ -1232,8 +1249,10 @@ def check_request(
 class SplitRead(NamedTuple):
     "What was read of a split"
 
-    records: list[Question | Dropped]
-    doubled: dict[Question, str]  # Questions with options that are `alike`, and how
+    questions: list[Question]
+    dropped: list[Dropped]
+    doubled: list[tuple[Question, str]]  # Questions with options that are `alike`, and how
+    repeated: list[Question]  # Those that have the key of another before them
     notes: list[str]
 
 
@@ -1278,31 +1297,52 @@ def fresh_split(benchmark: str, split: str, hub: str | None) -> SplitRead:
     else:
         records, notes = read_published(benchmark, split, hub), []
     questions = [q for q in records if isinstance(q, Question)]
-    doubled = {q: how for q in questions if (how := alike(q.choices))}
-    return SplitRead(records, doubled, notes)
+    dropped = [d for d in records if isinstance(d, Dropped)]
+    doubled = [(q, how) for q in questions if (how := alike(q.choices))]
+    seen = {}
+    repeated = [q for q in questions if seen.setdefault(q.key, q) is not q]
+    return SplitRead(questions, dropped, doubled, repeated, notes)
 
 # %% ../nbs/00_questions.ipynb #311de4b4
 SAID = {}  # lines that were said, in the form that `warnings` keeps
 
 
-def rows_named(dropped: list[Dropped]) -> str:
-    "Where the first of some rows stand, for those that say it"
+def reason_line(why: str, dropped: list[Dropped]) -> str:
+    "How many rows were dropped for a reason, and where the first of your own stand"
     places = [row.where for row in dropped if row.where]
-    more = [f"and {len(places) - 5} more"] if len(places) > 5 else []
-    return f" ({'; '.join(places[:5] + more)})" if places else ""
+    more = f" and {len(places) - 5} more" if len(places) > 5 else ""
+    if not places:
+        return f"{len(dropped)} with {why}"
+    return f"{len(dropped)} because {why}: {', '.join(places[:5])}{more}"
 
 
-def remarks(questions: Questions, dropped: list[Dropped], read: SplitRead) -> list[str]:
+def in_languages(read: SplitRead, wanted: tuple | None) -> SplitRead:
+    "The part of a split in some languages; a dropped row of unknown language is in each"
+    if wanted is None:
+        return read
+    return SplitRead(
+        [q for q in read.questions if q.language in wanted],
+        [d for d in read.dropped if d.language in (None, *wanted)],
+        [(q, how) for q, how in read.doubled if q.language in wanted],
+        [q for q in read.repeated if q.language in wanted],
+        read.notes,
+    )
+
+
+def remarks(read: SplitRead) -> list[str]:
     "What there is to say about a split: rows left out, options alike, keys that repeat"
-    said, total = [], len(questions) + len(dropped)
-    if dropped:
-        by_reason = {why: [d for d in dropped if d.reason == why] for why in questions.dropped}
-        reasons = [f"{len(rows)} with {why}{rows_named(rows)}" for why, rows in by_reason.items()]
-        said.append(f"{len(dropped)} of {total:,} rows dropped: {', '.join(reasons)}")
-    doubled = Counter(read.doubled[q] for q in questions if q in read.doubled)
-    said += [f"{n} questions list two options that are {how}" for how, n in doubled.items()]
-    if repeated := len(questions) - len(set(q.key for q in questions)):
-        said.append(f"{repeated} questions have the key of another")
+    said, kept = [], len(read.questions)
+    by_reason = defaultdict(list)
+    for row in read.dropped:
+        by_reason[row.reason].append(row)
+    if by_reason:
+        reasons = "; ".join(reason_line(why, rows) for why, rows in by_reason.items())
+        total = kept + len(read.dropped)
+        said.append(f"{len(read.dropped)} of {total:,} rows dropped: {reasons}")
+    kinds = Counter(how for _, how in read.doubled)
+    said += [f"options {how} in {n:,} of {kept:,} questions" for how, n in sorted(kinds.items())]
+    if read.repeated:
+        said.append(f"{len(read.repeated)} questions have the key of another")
     return said + read.notes
 
 
@@ -1315,22 +1355,19 @@ def load_questions(
 ) -> Questions:
     "A split as questions, with what was left out said and counted; every error names its remedy"
     wanted = check_request(benchmark, split, languages)
-    read = read_split(benchmark, split, hub)
-    here = sorted({q.language for q in read.records if isinstance(q, Question)})
+    every = read_split(benchmark, split, hub)
+    here = sorted({q.language for q in every.questions})
     if benchmark_of(benchmark).languages is None:
         for code in wanted or ():
             check_name(f"{benchmark}/{split} language", code, here, EXAMS_LANGUAGES)
-    mine = [q for q in read.records if wanted is None or q.language in (None, *wanted)]
-    dropped = [q for q in mine if isinstance(q, Dropped)]
-    questions = Questions(
-        (q for q in mine if isinstance(q, Question)), Counter(d.reason for d in dropped)
-    )
-    if said := remarks(questions, dropped, read):
-        line = f"{benchmark}/{split}: {'; '.join(said)}"
+    read = in_languages(every, wanted)
+    if said := remarks(read):
+        line = f"{benchmark}/{split}: {'. '.join(said)}"
         warnings.warn_explicit(line, UserWarning, benchmark, 0, registry=SAID)
-    if not questions:
+    if not read.questions:
         raise ValueError(
             f"{benchmark}/{split} has no usable question in {', '.join(wanted or here)}: "
             f"ask for one of those it has, {', '.join(here) or 'none at all'}"
         )
-    return Questions(questions.sample(limit), questions.dropped)
+    dropped = Counter(row.reason for row in read.dropped)
+    return Questions(Questions(read.questions).sample(limit), dropped)
