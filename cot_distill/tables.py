@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MARKS', 'LATIN_PAGES', 'LISTED', 'SUFFIXES', 'text_of', 'name_of', 'unicode_encoding', 'letters_of', 'doubtful_byte',
            'Decoded', 'decode', 'Row', 'delimiter_of', 'header_of', 'csv_rows', 'parse', 'all_are', 'objects_in',
-           'json_rows', 'joined_strings', 'literal', 'suffix_of', 'Table', 'read_table', 'fingerprint']
+           'json_rows', 'joined_strings', 'literal', 'suffix_of', 'Table', 'read_table', 'files_in', 'fingerprint']
 
 # %% ../nbs/00_tables.ipynb #aa285d2b
 import ast
@@ -311,7 +311,13 @@ def read_table(
     except ValueError as e:
         raise ValueError(f"{path}: {e}") from None
 
-# %% ../nbs/00_tables.ipynb #efa7c99c
+# %% ../nbs/00_tables.ipynb #cbb50089
+def files_in(folder: Path) -> list[Path]:
+    "All files under a folder, hidden ones left out"
+    inside = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(p for p in inside if not any(n[0] == "." for n in p.relative_to(folder).parts))
+
+
 def fingerprint(paths: Iterable[Path]) -> str:  # 64 hex digits
     "What changes when the name or a byte of any file changes"
     whole = hashlib.sha256()

@@ -7,6 +7,7 @@ import os
 import pytest
 
 from cot_distill import questions as Q
+from cot_distill.own import options_of
 from cot_distill.questions import load_questions
 from cot_distill.tables import decode, read_table
 
@@ -441,5 +442,5 @@ def test_what_cannot_be_run_is_not(tmp_path):
     (tmp_path / "q.jsonl").write_text(json.dumps(dict(choices="[open('made', 'w')]")))
     table = read_table(tmp_path / "q.jsonl")
     with pytest.raises(ValueError):
-        Q.options_of(table.rows[0].cells["choices"])
+        options_of(table.rows[0].cells["choices"])
     assert not (tmp_path / "made").exists()
