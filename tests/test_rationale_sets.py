@@ -238,9 +238,9 @@ def test_options_inside_a_question(text, stem, texts):
 
 def test_a_set_is_a_recording(tmp_path):
     try:
-        from cot_distill.recordings import load_completions, save_completions
-    except ImportError:
         from cot_distill.teacher import load_completions, save_completions
+    except ImportError:
+        from cot_distill.recordings import load_completions, save_completions
 
     (tmp_path / "m.jsonl").write_text(json.dumps(dict(enumerate(GPT3))))
     read = read_mario(tmp_path / "m.jsonl", "waters", "m")
