@@ -62,7 +62,12 @@ class Question:
             raise ValueError(f"question {self.id!r}: {why}")
 
     def __hash__(self):
-        return hash((self.benchmark, self.language, self.id))
+        return hash(self.key)
+
+    @property
+    def key(self) -> tuple[str, str, str]:  # benchmark, language, id
+        "Which question this is; translations of one question may share an id"
+        return self.benchmark, self.language, self.id
 
 # %% ../nbs/00_questions.ipynb #08b7431c
 @patch(as_prop=True)
