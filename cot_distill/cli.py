@@ -55,13 +55,13 @@ def list_artefacts(profile: str) -> list[str]:
 def wanted(artefacts: list[str] | None, profile) -> list[str]:  # of a `Profile`
     "The artefacts that were named, else the profile's own, else all that it can make."
     from cot_distill.experiments import ARTEFACTS, check_name
-    from cot_distill.questions import BENCHMARKS
+    from cot_distill.questions import is_benchmark
 
     for name in artefacts or ():
         check_name("artefact", name, ARTEFACTS)
     if artefacts or profile.artefacts:
         return list(artefacts or profile.artefacts)
-    real = any(b in BENCHMARKS for b in profile.combined["benchmark"])
+    real = any(is_benchmark(b) for b in profile.combined["benchmark"])
     return [name for name, a in ARTEFACTS.items() if not (a.named or (a.lab and real))]
 
 # %% ../nbs/34_cli.ipynb #37ef6ed7
@@ -214,7 +214,6 @@ def run_command(
 ):
     "Make one run and leave its record and its executed notebook."
     with plain_errors():
-
         from cot_distill.run import run_config
 
         named = dict(benchmark=benchmark, method=method, student=student, teacher=teacher)

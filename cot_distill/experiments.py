@@ -34,7 +34,8 @@ from cot_distill.claims import (
 )
 from .figures import paired_effect
 from .methods import PAPER_M, Registry
-from .questions import BENCHMARKS, check_name
+from .question import check_name
+from .questions import benchmark_of, is_benchmark
 from .results import Records, at_budget, results_frame
 from .run import RunConfig, check_choice, inputs_of, run_config, run_key, typed
 
@@ -318,7 +319,7 @@ def merged(profile: dict, section: dict) -> dict:
 # %% ../nbs/26_experiments.ipynb #953e8638
 def english_only(benchmark: str) -> bool:
     "Has a benchmark questions in English alone?"
-    return benchmark in BENCHMARKS and BENCHMARKS[benchmark].languages == ("en",)
+    return is_benchmark(benchmark) and benchmark_of(benchmark).languages == ("en",)
 
 
 def configs_of(arm: dict, profile: Profile) -> list[RunConfig]:
@@ -338,7 +339,7 @@ def plan(artefact: str, profile: Profile) -> list[RunConfig]:  # ValueError outs
     "The runs of an artefact."
     profile = profile.for_artefact(artefact)
     benchmarks = profile.combined["benchmark"]
-    if ARTEFACTS[artefact].lab and (real := [b for b in benchmarks if b in BENCHMARKS]):
+    if ARTEFACTS[artefact].lab and (real := [b for b in benchmarks if is_benchmark(b)]):
         only = f"profile [{profile.name}] is on {real[0]}"
         raise ValueError(f"{artefact} turns knobs that only the lab has; {only}")
     order = ("seed", "benchmark", "student", "match")

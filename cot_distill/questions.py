@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['OPTIONS_INSIDE', 'EXAMS_LANGUAGES', 'OFFICIAL', 'NO_TEST_ANSWERS', 'REPORTED', 'NUMBERED', 'SIXTEEN', 'INSIDE',
            'BENCHMARKS', 'PUBLISHED', 'GROUP', 'UNREACHABLE', 'KEPT', 'SAID', 'at', 'lettered', 'read_choices',
-           'read_quarel', 'read_exams', 'Benchmark', 'register_benchmark', 'known_benchmarks', 'benchmark_of',
-           'is_benchmark', 'quiet', 'place_of', 'state_of', 'answers', 'cache_only', 'open_rows', 'open_split',
-           'read_row', 'read_published', 'hub_sources', 'check_request', 'SplitRead', 'sources_of', 'fresh_split',
-           'read_split', 'in_languages', 'reason_line', 'remarks', 'load_questions']
+           'read_quarel', 'read_exams', 'Benchmark', 'register_benchmark', 'installed_benchmarks', 'known_benchmarks',
+           'benchmark_of', 'is_benchmark', 'quiet', 'place_of', 'state_of', 'answers', 'cache_only', 'open_rows',
+           'open_split', 'read_row', 'read_published', 'hub_sources', 'check_request', 'SplitRead', 'sources_of',
+           'fresh_split', 'read_split', 'in_languages', 'reason_line', 'remarks', 'load_questions']
 
 # %% ../nbs/00_questions.ipynb #b03a5891
 import os
@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import NamedTuple
@@ -209,10 +209,15 @@ def register_benchmark(
     return benchmark
 
 
+@cache
+def installed_benchmarks() -> tuple[str, ...]:  # Looked up once in a process
+    "The names of benchmarks that installed packages bring"
+    return tuple(point.name for point in entry_points(group=GROUP))
+
+
 def known_benchmarks() -> tuple[str, ...]:
     "The names of all benchmarks: published, registered here, and from installed packages"
-    installed = (point.name for point in entry_points(group=GROUP))
-    return tuple(dict.fromkeys((*BENCHMARKS, *installed)))
+    return tuple(dict.fromkeys((*BENCHMARKS, *installed_benchmarks())))
 
 # %% ../nbs/00_questions.ipynb #c0d2003d
 def benchmark_of(

@@ -6,13 +6,13 @@
 __all__ = ['KINDS', 'TEACHERS', 'SCHEDULES', 'PACKAGE', 'spelled', 'Knobs', 'DataSettings', 'TeacherSettings', 'MethodSettings',
            'StudentSettings', 'OptimiserSettings', 'RunConfig', 'typed', 'gathered', 'choices', 'check_choice',
            'in_lab', 'world_of', 'make_world', 'check_world', 'check_teacher', 'check_student', 'check_loss',
-           'loss_settings', 'run_config', 'check_questions', 'budgets_of', 'check_steps', 'digest', 'inputs_of',
-           'run_key', 'Data', 'open_teacher', 'lab_endpoint', 'load_split', 'limited', 'open_data',
+           'loss_settings', 'run_config', 'check_questions', 'budgets_of', 'check_steps', 'digest', 'question_files',
+           'inputs_of', 'run_key', 'Data', 'open_teacher', 'lab_endpoint', 'load_split', 'limited', 'open_data',
            'made_counterfactuals', 'study', 'rationale_requests', 'requests_of', 'ask_teacher', 'token_count',
            'steps_of', 'open_student', 'tested', 'scores', 'spelling', 'unknown_rate', 'prediction_rows', 'steps_in',
            'read_curve', 'curve_callback', 'Teaching', 'Run', 'trained_student', 'environment', 'bare', 'imports_of',
-           'modules_of', 'code_digest', 'code_of', 'taught', 'trained_metrics', 'record_of', 'execute', 'model_card',
-           'keep_student']
+           'modules_of', 'code_digest', 'code_of', 'taught', 'trained_metrics', 'absent', 'record_of', 'execute',
+           'model_card', 'keep_student']
 
 # %% ../nbs/22_run.ipynb #bf927be7
 import ast
@@ -34,7 +34,9 @@ from typing import NamedTuple
 from . import __version__, lab
 from .lab import CUES, FAMILIES, LEXICON, World
 from .methods import LOSSES, METHODS, examples_of
-from .questions import BENCHMARKS, Questions, check_name
+from .own import OwnQuestions
+from .question import Questions, check_name
+from .questions import benchmark_of, is_benchmark, known_benchmarks
 
 # %% ../nbs/22_run.ipynb #fa41b42c
 def spelled(value) -> str:
@@ -88,6 +90,8 @@ class TeacherSettings:
     target: str = "random"  # the new answer of a counterfactual: random, each or teacher
     paths: int = 5  # sampled for each counterfactual
     agree: float = 0.8  # share of them that must end in its answer
+    recorded: str = ""  # teachers of a recording, separated by commas; empty for all
+    saw_answer: str = "no"  # recorded rationales that saw the answer: no, yes (only these) or both
 
 # %% ../nbs/22_run.ipynb #f95f9ebd
 @dataclass(frozen=True)
@@ -179,7 +183,7 @@ def gathered(settings: Mapping) -> dict:  # ValueError for a knob of something t
 def choices() -> dict[str, tuple]:  # parameter -> its values
     "The values that parameters with a fixed choice can have at this moment."
     return dict(
-        benchmark=("lab", *(f"lab:{family}" for family in FAMILIES), *BENCHMARKS),
+        benchmark=("lab", *(f"lab:{family}" for family in FAMILIES), *known_benchmarks()),
         method=tuple(METHODS),
         focus=("all", "span", "first"),
         rationale_language=("native", "en"),
@@ -188,12 +192,15 @@ def choices() -> dict[str, tuple]:  # parameter -> its values
         target=("random", "each", "teacher"),
         match=("steps", "tokens"),
         schedule=("constant", "linear", "cosine"),
+        saw_answer=("no", "yes", "both"),
     )
 
 
-def check_choice(name: str, value: str):  # ValueError with the nearest value
-    "Refuse a value that the parameter cannot have."
-    known = choices()[name]
+def check_choice(name: str, value: str, known: tuple = ()):  # ValueError with the nearest value
+    "Refuse a value that the parameter cannot have; `known`: its choices, if they are at hand."
+    known = known or choices()[name]
+    if name == "benchmark" and is_benchmark(value):
+        return
     if value not in known:
         near = get_close_matches(value, known, 1, 0)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -280,8 +287,8 @@ def run_config(**parameters) -> RunConfig:  # ValueError for a value that makes 
     "A checked `RunConfig`, in which whatever its method ignores has its default."
     given = {name: typed(name, value) for name, value in gathered(parameters).items()}
     config = RunConfig(**given)
-    for name in choices():
-        check_choice(name, getattr(config, name))
+    for name, known in choices().items():
+        check_choice(name, getattr(config, name), known)
     check_questions(config)
     check_teacher(config)
     check_loss(config)
@@ -306,9 +313,10 @@ def check_questions(config: RunConfig):  # ValueError with the remedy
         given = f"world={dict(config.world)}, focus={config.focus!r}"
         raise ValueError(f"{given}: only the lab has knobs and marks errors; leave them out")
     else:
-        known = tuple(BENCHMARKS)
+        known = known_benchmarks()
     for test in config.tests.split():
-        check_name("test set", test, known)
+        if in_lab(config) or not is_benchmark(test):
+            check_name("test set", test, known)
 
 # %% ../nbs/22_run.ipynb #51fd3187
 def budgets_of(config: RunConfig) -> list[int]:  # in order; ValueError for one that is no number
@@ -340,6 +348,15 @@ def digest(*files: Path) -> str:  # 16 hex digits
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 # %% ../nbs/22_run.ipynb #ba8e41a0
+def question_files(benchmark: str, hub: str) -> list[Path]:
+    "The files of a benchmark: one's own, or those in a mirror; none for the hub itself."
+    source = benchmark_of(benchmark)
+    if isinstance(source, OwnQuestions) and not source.on_hub:
+        return source.files
+    mirror = hub or os.environ.get("COT_DISTILL_HUB", "")
+    return sorted((Path(mirror) / source.hub_id).rglob("*.parquet")) if mirror else []
+
+
 def inputs_of(config: RunConfig, hub: str = "") -> dict[str, str]:  # name -> digest
     "The content of the files that a run reads; files that are not there are left out."
     kind, _, name = config.teacher.partition(":")
@@ -348,11 +365,9 @@ def inputs_of(config: RunConfig, hub: str = "") -> dict[str, str]:  # name -> di
         found["recording"] = [Path(os.path.expandvars(name))]
     if Path(config.student).is_dir():
         found["student"] = sorted(f for f in Path(config.student).rglob("*") if f.is_file())
-    mirror = hub or os.environ.get("COT_DISTILL_HUB", "")
-    if mirror and not in_lab(config):
+    if not in_lab(config):
         for test in dict.fromkeys((config.benchmark, *config.tests.split())):
-            folder = Path(mirror) / BENCHMARKS[test].hub_id
-            found[test] = sorted(folder.rglob("*.parquet"))
+            found[test] = question_files(test, hub)
     there = {name: [f for f in files if f.exists()] for name, files in found.items()}
     return {name: digest(*files) for name, files in there.items() if files}
 
@@ -392,7 +407,9 @@ def open_teacher(config: RunConfig, world: World | None, ledger):  # a `Teacher`
     if kind == "recording":
         from cot_distill.teacher import RecordedTeacher
 
-        return RecordedTeacher(os.path.expandvars(name))
+        recorded = [t.strip() for t in config.recorded.split(",")] if config.recorded else None
+        saw_answer = dict(no=False, yes=True, both=None)[config.saw_answer]
+        return RecordedTeacher(os.path.expandvars(name), recorded, saw_answer)
     from cot_distill.endpoint import BatchTeacher, EndpointTeacher
 
     if kind == "lab-server":
@@ -894,6 +911,12 @@ def trained_metrics(trained) -> dict:  # of `Trained`
     rate = dict(steps_taken=trained.steps, tokens_per_second=trained.tokens_per_second)
     return plain | rate | dict(losses=trained.losses)
 
+
+def absent(teacher) -> dict[str, int]:  # "language/view" -> samples
+    "The samples that were asked of a recording and are not in it."
+    counts = getattr(teacher, "absent", {})
+    return {f"{language}/{view}": n for (language, view), n in counts.items()}
+
 # %% ../nbs/22_run.ipynb #6eded85e
 def record_of(run: Run, profile: str = "") -> dict:
     "What a run found, ready for JSON; computes whatever is not there yet."
@@ -911,6 +934,7 @@ def record_of(run: Run, profile: str = "") -> dict:
             cut=cut,
             parameters=run.student.parameters,
             counterfactuals=None if made is None else made.counts,
+            absent=absent(run.data.teacher),
             curve=run.curve,
             wall_seconds=time.perf_counter() - run.started,
         )
