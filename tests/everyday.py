@@ -10,10 +10,10 @@ from collections import Counter
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
+from cot_distill.lab_server import ChatHandler, chat_response
 from datasets import Dataset
 
 from cot_distill.questions import read_choices, read_quarel
-from cot_distill.teacher import ChatHandler, chat_response
 
 FIVE = """
 Where would a baker leave dough so that it rises overnight? | fridge; oven; pantry; windowsill; freezer | C | dough, rises overnight | B | Where would a baker leave bread so that it turns brown? | BBBBB | kept

@@ -4,6 +4,8 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from cot_distill.endpoint import EndpointTeacher
+from cot_distill.records import CONTROLS
 from everyday import ASTRAY, LINES, QUESTIONS, ScriptServer
 
 from cot_distill.counterfactual import (
@@ -16,8 +18,8 @@ from cot_distill.counterfactual import (
 )
 from cot_distill.prompts import MASK
 from cot_distill.questions import Question
-from cot_distill.teacher import EndpointTeacher, read_rationales
-from cot_distill.views import CONTROLS, forgotten, view_examples, view_of, view_requests
+from cot_distill.teacher import read_rationales
+from cot_distill.views import forgotten, view_examples, view_of, view_requests
 
 
 @pytest.fixture(scope="module")

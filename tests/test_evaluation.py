@@ -7,32 +7,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from cot_distill.decoding import CausalDecoder, decoder_of, generate, generate_views, write
+from cot_distill.intervals import over_seeds, paired, wilson
+from cot_distill.logprobs import plain_logps
+from cot_distill.records import Prediction
 
 from cot_distill import evaluation
-from cot_distill.evaluation import (
-    CausalDecoder,
-    Prediction,
-    decoder_of,
-    generate,
-    generate_views,
-    metrics,
-    over_seeds,
-    paired,
-    predict,
-    rank,
-    read_answer,
-    wilson,
-    write,
-)
+from cot_distill.evaluation import metrics, predict, rank, read_answer
 from cot_distill.lab import World
 from cot_distill.questions import Question
-from cot_distill.students import (
-    ARCHITECTURES,
-    CONTROL_TOKENS,
-    plain_logps,
-    small_student,
-    target_text,
-)
+from cot_distill.students import ARCHITECTURES, CONTROL_TOKENS, small_student, target_text
 
 torch.set_num_threads(1)  # on tensors this small threads only wait for each other
 STEMS = [

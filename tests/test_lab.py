@@ -7,8 +7,9 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from cot_distill.lexicon import LEXICON, turkish_genitive
 
-from cot_distill.lab import CUES, FAMILIES, LEXICON, STYLES, World, confusable, turkish_genitive
+from cot_distill.lab import CUES, FAMILIES, STYLES, World, confusable
 from cot_distill.questions import canonical
 
 WORLD, LANGUAGES = World(seed=3), tuple(LEXICON)

@@ -6,8 +6,9 @@ import random
 import pytest
 import torch
 
-from cot_distill.losses import FOCI, NEGATIVE_LOSSES, d_cot_nr, log1mexp
+from cot_distill.losses import FOCI, click, d_cot_nr, log1mexp, orpo, unlikelihood
 
+NEGATIVE_LOSSES = (unlikelihood, click, orpo)
 torch.set_num_threads(1)  # on tensors this small threads only wait for each other
 
 
@@ -56,7 +57,7 @@ def plain(
         )
         losses.append(
             mean([-mean(tokens[r]) for r in right])
-            + (alpha * extra[negative]() if negative else 0.0)
+            + (alpha * extra[negative.__name__]() if negative else 0.0)
         )
     return torch.tensor(losses)
 
@@ -66,12 +67,12 @@ def plain(
     "negative, settings",
     [
         (None, {}),
-        ("unlikelihood", {}),
-        ("unlikelihood", dict(alpha=3.0)),
-        ("orpo", {}),
-        ("click", {}),
-        ("click", dict(gamma=0.2)),
-        ("click", dict(gamma=15.0, normalize=False, alpha=1.0)),
+        (unlikelihood, {}),
+        (unlikelihood, dict(alpha=3.0)),
+        (orpo, {}),
+        (click, {}),
+        (click, dict(gamma=0.2)),
+        (click, dict(gamma=15.0, normalize=False, alpha=1.0)),
     ],
 )
 def test_losses_against_loops(seed, negative, settings):
@@ -112,13 +113,13 @@ def test_wrong_is_pushed_down_and_right_up(negative):
         questions,
         negative,
         alpha=1.0,
-        **dict(gamma=100.0) if negative == "click" else {},
+        **dict(gamma=100.0) if negative is click else {},
     ).sum().backward()
     alone = torch.isin(owner, torch.tensor([1])) & ~positive  # nothing right to compare with
-    wrong = ~positive & (~alone if negative != "unlikelihood" else True)
+    wrong = ~positive & (~alone if negative is not unlikelihood else True)
     assert (logps.grad[wrong][mask[wrong]] > 0).all()  # descent makes them less likely
     assert (logps.grad[positive][mask[positive]] < 0).all()
-    if negative != "unlikelihood":
+    if negative is not unlikelihood:
         assert not logps.grad[alone].any()
 
 

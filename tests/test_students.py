@@ -5,22 +5,18 @@ from itertools import combinations
 
 import pytest
 import torch
+from cot_distill.decoding import generate
+from cot_distill.logprobs import length_groups, plain_logps, positions, products, shared_logps
+from cot_distill.records import Example, Target
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from cot_distill import students
-from cot_distill.diversity import Example, Target
-from cot_distill.evaluation import generate
 from cot_distill.questions import Question
 from cot_distill.students import (
     ARCHITECTURES,
     CONTROL_TOKENS,
-    length_groups,
     load_student,
-    plain_logps,
-    positions,
-    products,
     prompt_text,
-    shared_logps,
     small_student,
     target_text,
     train_tokenizer,

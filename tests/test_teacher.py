@@ -11,22 +11,15 @@ from pathlib import Path
 
 import pytest
 import under_fire
+from cot_distill.endpoint import BatchTeacher, EndpointTeacher, unanswered
+from cot_distill.lab_server import LabServer
+from cot_distill.recordings import load_completions
 from under_fire import books, fault_server, questions
 
 from cot_distill.lab import World
 from cot_distill.ledger import Ledger
 from cot_distill.questions import Question, load_questions
-from cot_distill.teacher import (
-    BatchTeacher,
-    EndpointTeacher,
-    LabServer,
-    LabTeacher,
-    RecordedTeacher,
-    Request,
-    load_completions,
-    read_rationales,
-    unanswered,
-)
+from cot_distill.teacher import LabTeacher, RecordedTeacher, Request, read_rationales
 
 KEY = "sk-canary-5d1f0c9e"
 QS = questions(6)

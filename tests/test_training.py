@@ -7,16 +7,19 @@ import pytest
 import torch
 
 from cot_distill import training
-from cot_distill.diversity import Target
 from cot_distill.lab import World
+from cot_distill.logprobs import plain_logps, shared_logps
+from cot_distill.losses import unlikelihood
+from cot_distill.methods import LOSSES, METHODS, examples_of
 from cot_distill.questions import Question
-from cot_distill.students import plain_logps, shared_logps, small_student
-from cot_distill.teacher import LabTeacher, Rationale, Request, read_rationales
-from cot_distill.training import METHODS, DistillTrainer, corpus_rows, scoring, train
+from cot_distill.records import Rationale, Target
+from cot_distill.students import small_student
+from cot_distill.teacher import LabTeacher, Request, read_rationales
+from cot_distill.training import DistillTrainer, corpus_rows, scoring, train
 
 torch.set_num_threads(1)  # on tensors this small threads only wait for each other
 WORLD = World(seed=1, languages=("en",))
-NEGATIVE = "unlikelihood"
+NEGATIVE = unlikelihood
 
 
 def student_of(arch, seed=0):
@@ -41,7 +44,7 @@ def examples():
         LabTeacher(WORLD).complete([Request(q, "en", n=6, temperature=0.7) for q in questions]),
         questions,
     )
-    chosen = METHODS[f"d-cot-nr/{NEGATIVE}"].examples(questions, rationales)[:11]
+    chosen = examples_of(METHODS["d-cot-nr/unlikelihood"], questions, rationales)[:11]
     assert any(e.negatives for e in chosen) and any(not e.negatives for e in chosen)
     return chosen
 
@@ -167,7 +170,7 @@ def test_what_each_method_trains_on(name, right, wrong):
         rationale(1, "A", n) for n in range(8)
     ]  # the second is never right
     method = METHODS[name]
-    examples = method.examples(questions, rationales, k=2, m=3)
+    examples = examples_of(method, questions, rationales, k=2, m=3)
     assert [(len(e.positives), len(e.negatives)) for e in examples] == [(right, wrong)] * (
         2 if name == "ft" else 1
     )
@@ -176,7 +179,7 @@ def test_what_each_method_trains_on(name, right, wrong):
         if name == "ft"
         else tuple(Target(f"Reason {n}.", "A") for n in (1, 3, 5, 7)[:right])
     )
-    assert all(t.answer == "B" for t in examples[0].negatives) and (method.negative is None) == (
+    assert all(t.answer == "B" for t in examples[0].negatives) and (method.loss is None) == (
         wrong == 0
     )
 
@@ -189,7 +192,7 @@ def test_methods_are_complete():
         "counterfactual",
         "multi-view",
         "counterfactual+multi-view",
-    } | {f"d-cot-nr/{loss}" for loss in training.NEGATIVE_LOSSES}
+    } | {f"d-cot-nr/{loss}" for loss in LOSSES}
 
 
 @pytest.mark.parametrize("fails", [False, True])

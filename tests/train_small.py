@@ -12,9 +12,11 @@ from pathlib import Path
 import torch
 
 from cot_distill.lab import World
+from cot_distill.losses import unlikelihood
+from cot_distill.methods import METHODS, examples_of
 from cot_distill.students import small_student
 from cot_distill.teacher import LabTeacher, Request, read_rationales
-from cot_distill.training import METHODS, train
+from cot_distill.training import train
 
 
 def shard_on_cpu():
@@ -55,7 +57,9 @@ student = small_student(
     max_prompt=96,
     max_target=96,
 )
-rows = [student.encode(e) for e in METHODS["d-cot-nr/unlikelihood"].examples(questions, rationales)]
+rows = [
+    student.encode(e) for e in examples_of(METHODS["d-cot-nr/unlikelihood"], questions, rationales)
+]
 if "fsdp" in arguments:
     shard_on_cpu()
 result.with_suffix(".started").touch()
@@ -63,7 +67,7 @@ trained = train(
     student,
     rows,
     folder,
-    "unlikelihood",
+    unlikelihood,
     **dict(steps=12, lr=1e-3, warmup=2, logging_steps=1, use_cpu=True) | arguments,
 )
 if int(os.environ.get("RANK", 0)) == 0:

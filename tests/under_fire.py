@@ -16,9 +16,11 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
+from cot_distill.endpoint import EndpointTeacher
+
 from cot_distill.ledger import Answer, Ledger, Prompt, claim, settle
 from cot_distill.questions import Question
-from cot_distill.teacher import EndpointTeacher, Request
+from cot_distill.teacher import Request
 
 HERE = Path(__file__).parent
 PRICE = (0.15, 0.60)  # USD per million tokens in and out
