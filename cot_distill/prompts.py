@@ -649,7 +649,7 @@ def closed(letter: str, rest: str) -> bool:
     comma = re.match(r"\s*[,،]", rest[ending.end() :] if ending else rest)
     return bool(patterns().closed.match(rest) or (comma or reason) and not word or comma and reason)
 
-# %% ../nbs/09_prompts.ipynb #bded440f
+# %% ../nbs/09_prompts.ipynb #bc84e293
 class Statement(NamedTuple):
     "A place in a reply that states an answer."
 
@@ -666,10 +666,7 @@ def heading(words: str) -> re.Match | None:
     labels = cue and (re.search("[:=>]", cue["mark"]) or cue.end() == len(words))
     return cue if labels and p.opening.fullmatch(words[: cue.start()]) else None
 
-
-SENTENCE = re.compile(r"\S.*?(?:[.!?؟](?=\s|$)|$)")
-
-
+# %% ../nbs/09_prompts.ipynb #068dfff6
 def stated_after(
     words: str, rest: str, choices: dict
 ):  # yields letters, reason, to the line's end?
@@ -697,7 +694,7 @@ def stated_after(
         elif label and after:
             yield set(), "not an option", True
 
-
+# %% ../nbs/09_prompts.ipynb #78c53d9c
 def stated_before(words: str, choices: dict):  # yields letters, reason
     "*(B) is the right answer*."
     p = patterns()
@@ -712,12 +709,15 @@ def stated_before(words: str, choices: dict):  # yields letters, reason
         if found := text_options(subject, choices) or text_options(words[: m.start()], choices):
             yield found, fault_of(found)
 
-# %% ../nbs/09_prompts.ipynb #c20d75f1
+# %% ../nbs/09_prompts.ipynb #d6ec9707
 def clause(sentence: str) -> int:
     "Where the clause with the answer begins: after three words or more and a comma, or at 0."
     cues = [m.start() for m in patterns().cue.finditer(sentence)]
     commas = [m.start() for m in re.finditer(r"[,;،]\s", sentence[: cues[-1]])] if cues else []
     return commas[-1] if commas and len(sentence[: commas[-1]].split()) > 2 else 0
+
+# %% ../nbs/09_prompts.ipynb #43b79645
+SENTENCE = re.compile(r"\S.*?(?:[.!?؟](?=\s|$)|$)")
 
 
 def line_statements(line: str, choices: dict) -> list[Statement]:
@@ -750,7 +750,7 @@ def labelled_text(text: str, start: int, choices: dict) -> Statement | None:
         if found:
             return Statement(start, end, found, fault_of(found))
 
-
+# %% ../nbs/09_prompts.ipynb #2d3f0d2c
 def answer_statements(text: str, choices: dict) -> list[Statement]:
     "Every place in `text` that states an answer."
     found, waiting = [], None
@@ -770,12 +770,12 @@ def answer_statements(text: str, choices: dict) -> list[Statement]:
         ]
     return found
 
-
+# %% ../nbs/09_prompts.ipynb #826088c8
 def bare_options(text: str, choices: dict) -> list[Statement]:
     "Lines that are nothing but an option, if the last is, or the first alone and by its letter."
     lines = list(re.finditer(r"\S[^\n]*", text))
     found = []
-    longest = 40 + max(map(len, choices.values()))
+    longest = 40 + max(map(len, choices.values()), default=0)
     for line in lines:
         if len(line[0]) > longest:
             continue
@@ -918,7 +918,7 @@ def refill_messages(
     )
     return asked(question, task, "Target option")
 
-# %% ../nbs/09_prompts.ipynb #91c5f74c
+# %% ../nbs/09_prompts.ipynb #1def8340
 def spaced(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).split())
 
