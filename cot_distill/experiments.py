@@ -23,6 +23,7 @@ from pandas import DataFrame
 from cot_distill.claims import (
     CLAIMS,
     CUE_ARMS,
+    CURVED,
     MAPS,
     PAPER_C,
     TUNING,
@@ -169,6 +170,16 @@ register_artefact(
     Artefact(
         "Each claim of both papers, with its controls and its verdict",
         unique_arms(a for claim in CLAIMS for a in claim.arms),
+        lab=True,
+    ),
+)
+
+# %% ../nbs/26_experiments.ipynb #83677041
+register_artefact(
+    "learning_curves",
+    Artefact(
+        "Which method is faster, and which ends higher: claims over the budget of steps",
+        unique_arms(a for claim in CURVED for a in claim.pairs[""]),
         lab=True,
     ),
 )

@@ -588,7 +588,7 @@ def scores(config: RunConfig, data: Data, predictions: dict) -> dict:  # of `tes
     from cot_distill.evaluation import metrics, mode_metrics
 
     tests = {config.benchmark: data.test} | data.tests
-    cued = data.world and data.world.cued  # the option that the lab's spurious cue points to
+    cued = data.world and data.world.cued_option  # the option that the lab's spurious cue points to
     measure = lambda test, modes: mode_metrics(modes, tests[test], data.group_of, cued)
     first = METHODS[config.method].modes[0]
     own = metrics(predictions[config.benchmark][first], data.group_of)

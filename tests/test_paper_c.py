@@ -164,11 +164,11 @@ def test_other_test_sets_of_the_lab(shelter):
     assert list(data.tests) == ["holds", "reversed", "random", "absent"] and {
         len(t) for t in (*data.tests.values(), data.test)
     } == {12}
-    cued = lambda test: [data.world.cued(q) == q.answer for q in data.tests[test]]
+    cued = lambda test: [data.world.cued_option(q) == q.answer for q in data.tests[test]]
     assert (
         all(cued("holds"))
         and not any(cued("reversed"))
-        and all(data.world.cued(q) is None for q in data.tests["absent"])
+        and all(data.world.cued_option(q) is None for q in data.tests["absent"])
     )
     assert not set(data.train) & set(data.spare) and len(data.train) + len(data.spare) == 468
     eight = open_data(

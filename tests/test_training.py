@@ -299,7 +299,7 @@ def test_focus_reaches_the_loss(examples, tmp_path):
         *(
             (f"{kind} {focus}", chosen, dict(focus=focus))
             for kind, chosen in (("plain", examples), ("marked", marked))
-            for focus in training.FOCI
+            for focus in training.FOCUS_MASKS
         ),
     ]:
         student = student_of("gpt2")
