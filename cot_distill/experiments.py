@@ -504,13 +504,15 @@ class Data(NamedTuple):
 def open_teacher(config: RunConfig, world, ledger):  # Teacher, or None
     "The teacher of a run; one behind a socket keeps its books in `ledger`."
     from cot_distill import lab
-    from cot_distill import teacher as t
+    from cot_distill.endpoint import BatchTeacher, EndpointTeacher
+    from cot_distill.lab_server import LabServer
+    from cot_distill.teacher import LabTeacher, RecordedTeacher
 
     kind, _, name = config.teacher.partition(":")
     if kind in ("endpoint", "batch"):
-        return (t.EndpointTeacher if kind == "endpoint" else t.BatchTeacher)(name, ledger=ledger)
+        return (EndpointTeacher if kind == "endpoint" else BatchTeacher)(name, ledger=ledger)
     if kind == "recording":
-        return t.RecordedTeacher(os.path.expandvars(name))
+        return RecordedTeacher(os.path.expandvars(name))
     if kind == "none":
         return None
     if kind not in ("lab", "lab-server"):
@@ -522,13 +524,13 @@ def open_teacher(config: RunConfig, world, ledger):  # Teacher, or None
             f"teacher={kind!r} knows the lab's questions only; for {config.benchmark} use recording:FILE or endpoint:MODEL"
         )
     if kind == "lab":
-        return t.LabTeacher(world)
+        return LabTeacher(world)
     version = hashlib.sha256(Path(lab.__file__).read_bytes() + repr(world).encode()).hexdigest()[
         :8
     ]  # another lab is another server
-    return t.EndpointTeacher(
+    return EndpointTeacher(
         world.name,
-        t.LabServer(world).url,
+        LabServer(world).url,
         ledger,
         server=f"lab {version}",
         price=(0, 0),
@@ -1010,7 +1012,9 @@ def reproduce_command(
         min=0,
         help="Runs at once, each with its share of the cores and a GPU of CUDA_VISIBLE_DEVICES; 0 for as many as the profile's threads allow, else one.",
     ),
-    budget: float = typer.Option(None, help="USD that teachers may cost from now on; a hard stop."),
+    budget: float = typer.Option(
+        None, min=0, help="USD that teachers may cost from now on; a hard stop."
+    ),
 ):
     "Make tables and figures, running what they need. Exits with 0 only when all of it exists."
     if show:

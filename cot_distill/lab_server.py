@@ -23,44 +23,37 @@ def chat_response(
     model: str, replies: list[str], messages: list[dict]
 ) -> dict:  # as OpenAI's servers send it
     "A chat completion that holds `replies`."
-    usage = dict(
-        prompt_tokens=prompt_tokens(messages, "o200k_base"),
-        completion_tokens=sum(tokens_in(r, "o200k_base") for r in replies),
-    )
+    given = sum(tokens_in(reply, "o200k_base") for reply in replies)
+    usage = dict(prompt_tokens=prompt_tokens(messages, "o200k_base"), completion_tokens=given)
+    choices = [
+        dict(index=i, finish_reason="stop", message=dict(role="assistant", content=reply))
+        for i, reply in enumerate(replies)
+    ]
     return dict(
         id="chat",
         object="chat.completion",
         created=0,
         model=model,
         usage=usage | dict(total_tokens=sum(usage.values())),
-        choices=[
-            dict(index=i, finish_reason="stop", message=dict(role="assistant", content=r))
-            for i, r in enumerate(replies)
-        ],
+        choices=choices,
     )
 
 # %% ../nbs/11_lab_server.ipynb #3f03f40d
 class ChatHandler(BaseHTTPRequestHandler):
-    "Answers a POST with what the server's `answer` makes of its JSON body."
+    "Answers a POST with whatever the server's `answer` makes of its JSON body."
 
     protocol_version, wbufsize = "HTTP/1.1", -1
 
     def do_POST(self):
+        asked = self.rfile.read(int(self.headers["Content-Length"]))
         try:
-            status, answer = (
-                200,
-                self.server.answer(
-                    json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                ),
-            )
+            status, answer = 200, self.server.answer(json.loads(asked))
         except ValueError as e:
             status, answer = 400, dict(error=dict(message=str(e), type="invalid_request_error"))
         body = json.dumps(answer, ensure_ascii=False).encode()
         self.send_response(status)
-        for name, value in dict(
-            [("Content-Type", "application/json"), ("Content-Length", len(body))]
-        ).items():
-            self.send_header(name, str(value))
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
@@ -71,15 +64,11 @@ class ChatHandler(BaseHTTPRequestHandler):
 def asked_about(
     messages: list[dict],  # as a template of `PROMPTS` makes them
     world,
-) -> (
-    tuple[Question, str, str] | None
-):  # question, view, language of the reply; None where no template makes them
-    "What a prompt to the lab's teacher asks for."
+) -> tuple[Question, str, str] | None:  # question, view, language of the reply
+    "The request behind a prompt to the lab's teacher; None where no template makes such a prompt."
     stem, options, *shown = (messages[-1]["content"] + "\n\n").split("\n\n")
-    choices, answer = (
-        dict(re.findall(r"^\(([A-Z])\) (.+)$", options, re.M)),
-        re.findall(r": \(([A-Z])\) ", "".join(shown)),
-    )
+    choices = dict(re.findall(r"^\(([A-Z])\) (.+)$", options, re.M))
+    answer = re.findall(r": \(([A-Z])\) ", "".join(shown))
     for language, grammar in world.grammar.items():
         if not grammar.meanings(stem):
             continue
@@ -100,36 +89,28 @@ class LabServer(ThreadingHTTPServer):
 
     def __init__(self, world, port: int = 0):  # a free port if 0
         super().__init__(("127.0.0.1", port), ChatHandler)
-        self.world, self.url, self.given, self.lock = (
-            world,
-            f"http://127.0.0.1:{self.server_port}/v1",
-            Counter(),
-            threading.Lock(),
-        )
+        self.world, self.given, self.lock = world, Counter(), threading.Lock()
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def answer(self, asked: dict) -> dict:  # ValueError for a prompt that is not of this world
-        "What the world's teacher says."
-        prompt, temperature, n = (
-            json.dumps(asked["messages"]),
-            asked.get("temperature", 1.0),
-            asked.get("n") or 1,
-        )
+        "The reply of the world's teacher."
+        messages, n = asked["messages"], asked.get("n") or 1
+        temperature = asked.get("temperature", 1.0)
         with self.lock:
-            found = asked_about(asked["messages"], self.world)
+            found = asked_about(messages, self.world)
         if not found:
             raise ValueError(
-                f"{self.world.name} has no such question, or it was not asked as the templates of PROMPTS ask"
+                f"{self.world.name} has no such question, "
+                "or it was not asked as the templates of PROMPTS ask"
             )
-        with self.lock:
-            first = self.given[prompt, temperature]
-            self.given[prompt, temperature] += n
         question, view, language = found
-        return chat_response(
-            self.world.name,
-            [self.world.reply(question, language, view, temperature, first + i) for i in range(n)],
-            asked["messages"],
-        )
+        prompt = json.dumps(messages), temperature
+        with self.lock:
+            first = self.given[prompt]
+            self.given[prompt] += n
+        reply = lambda i: self.world.reply(question, language, view, temperature, first + i)
+        return chat_response(self.world.name, [reply(i) for i in range(n)], messages)
 
     def close(self):
         "Stop answering."

@@ -3,15 +3,15 @@
 import threading
 
 import pytest
-import under_fire
 
+from cot_distill import stress
 from cot_distill.ledger import (
-    Answer,
     Ledger,
     Owner,
     Prompt,
+    Response,
     Usage,
-    claim,
+    grant,
     lose,
     price_of,
     prices,
@@ -25,16 +25,17 @@ from cot_distill.ledger import (
 P = Prompt("s", "m", [dict(role="user", content="1 + 1?")], dict(temperature=0.7))
 
 
-def answer(*texts):
-    return Answer([(t, "stop") for t in texts], 10, 5, "{}", 0.1)
+def response(*texts):
+    return Response([(t, "stop") for t in texts], 10, 5, "{}", 0.1)
 
 
 def leave(ledger, n, owner="me", ceiling=None, prompt=P):
-    return ledger.transact([(claim, (prompt, n, owner, lambda k: 0.1 * k, ceiling))])[0]
+    return ledger.transact([(grant, (prompt, n, owner, lambda k: 0.1 * k, ceiling))])[0]
 
 
 def test_at_a_moderate_size():
-    assert not [r for r in under_fire.ledger_size(20_000) if not r[-1]]
+    rows = stress.ledger_size(20_000)
+    assert [r.asked_for for r in rows] == ["under 1", "", "under 2", ""]
 
 
 def test_two_writers_never_overwrite_each_other(tmp_path):
@@ -44,7 +45,7 @@ def test_two_writers_never_overwrite_each_other(tmp_path):
         for i in range(50):
             if (c := leave(ledger, i + 1, name)).state == "granted":
                 granted.append(c.n)
-                ledger.transact([(settle, (c.attempt, answer(*[name] * c.n), 0.1))])
+                ledger.transact([(settle, (c.attempt, response(*[name] * c.n), 0.1))])
 
     threads = [threading.Thread(target=write, args=a) for a in zip(ledgers, "ab")]
     for t in threads:
@@ -81,18 +82,18 @@ def test_a_step_that_fails_undoes_its_transaction(tmp_path):
         raise RuntimeError("disk full")
 
     with pytest.raises(RuntimeError):
-        ledger.transact([(settle, (a.attempt, answer("two"), 0.01)), (fail, ())])
+        ledger.transact([(settle, (a.attempt, response("two"), 0.01)), (fail, ())])
     assert ledger.count(P.key) == 0 and ledger.bill() == Usage()
-    assert ledger.transact([(settle, (a.attempt, answer("two"), 0.01))]) == [1]
+    assert ledger.transact([(settle, (a.attempt, response("two"), 0.01))]) == [1]
 
 
-def test_a_living_owner_is_not_buried_and_a_dead_one_is(tmp_path):
+def test_a_living_owner_is_not_lost_and_a_dead_one_is(tmp_path):
     one, two = Ledger(tmp_path / "l.sqlite"), Ledger(tmp_path / "l.sqlite")
     owner = Owner(one)
     leave(one, 1, owner.name)
-    assert two.bury() == 0 and leave(two, 1, "other").state == "wait"
+    assert two.mark_lost() == 0 and leave(two, 1, "other").state == "wait"
     owner.lock.release()
-    assert two.bury() == 1 and leave(two, 1, "other").state == "granted"
+    assert two.mark_lost() == 1 and leave(two, 1, "other").state == "granted"
     assert not list(tmp_path.glob("*.lock"))
 
 
@@ -101,7 +102,7 @@ def test_totals_are_the_sum_of_the_responses(tmp_path):
     for i, cost in enumerate((0.1, None, 0.3)):
         p = P._replace(model=f"m{i % 2}")
         a = leave(ledger, i + 1, prompt=p)
-        ledger.transact([(settle, (a.attempt, answer(*["x"] * a.n), cost))])
+        ledger.transact([(settle, (a.attempt, response(*["x"] * a.n), cost))])
     responses = ledger.rows(
         "select count(*), sum(samples), sum(prompt_tokens), sum(completion_tokens), sum(cost), sum(cost is null) from responses"
     )[0]
@@ -171,10 +172,10 @@ def test_an_export_is_checked(tmp_path):
         Ledger(tmp_path / "l.sqlite").load(tmp_path / "x.parquet")
 
 
-def test_only_what_nobody_has_or_asks_for_is_claimed(tmp_path):
+def test_only_what_nobody_has_or_asks_for_is_granted(tmp_path):
     ledger = Ledger(tmp_path / "l.sqlite")
     first, second = leave(ledger, 2, "a"), leave(ledger, 5, "b")
     assert (first.n, second.n, leave(ledger, 5, "c").state) == (2, 3, "wait")
-    assert ledger.transact([(settle, (second.attempt, answer(*"xyz"), 0.1))] * 2) == [3, 0]
+    assert ledger.transact([(settle, (second.attempt, response(*"xyz"), 0.1))] * 2) == [3, 0]
     ledger.transact([(release, (first.attempt,))])
     assert leave(ledger, 5, "c").n == 2 and [r["sample"] for r in ledger.get(P.key)] == [0, 1, 2]

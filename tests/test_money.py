@@ -52,14 +52,14 @@ def test_a_dry_run_counts_every_prompt_once_and_sends_nothing(root):
 
 def test_the_ledger_command(root):
     assert "nothing was asked yet" in call("ledger").output
-    from cot_distill.ledger import Answer, Prompt, claim, settle
+    from cot_distill.ledger import Prompt, Response, grant, settle
 
     ledger = open_ledger(root)
     (leave,) = ledger.transact(
-        [(claim, (Prompt("s", "m", [dict(role="user", content="?")], {}), 1, "me", lambda n: 0.1))]
+        [(grant, (Prompt("s", "m", [dict(role="user", content="?")], {}), 1, "me", lambda n: 0.1))]
     )
     ledger.transact(
-        [(settle, (leave.attempt, Answer([("Because.", "stop")], 10, 5, "{}", 0.1), 0.25))]
+        [(settle, (leave.attempt, Response([("Because.", "stop")], 10, 5, "{}", 0.1), 0.25))]
     )
     said = call("ledger", "--export", "out.parquet", "--last", "1").output
     assert (

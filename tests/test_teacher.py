@@ -4,21 +4,23 @@ import gzip
 import json
 import os
 import signal
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-import under_fire
-from cot_distill.endpoint import BatchTeacher, EndpointTeacher, unanswered
-from cot_distill.lab_server import LabServer
-from cot_distill.recordings import load_completions
-from under_fire import books, fault_server, questions
 
+from cot_distill import stress
+from cot_distill.endpoint import BatchTeacher, EndpointTeacher, unanswered
 from cot_distill.lab import World
+from cot_distill.lab_server import ChatHandler, LabServer, chat_response
 from cot_distill.ledger import Ledger
 from cot_distill.questions import Question, load_questions
+from cot_distill.recordings import load_completions
+from cot_distill.stress import fault_server, questions, read_books
 from cot_distill.teacher import LabTeacher, RecordedTeacher, Request, read_rationales
 
 KEY = "sk-canary-5d1f0c9e"
@@ -26,12 +28,33 @@ QS = questions(6)
 
 
 def holds(rows):
-    assert not [r for r in rows if not r[-1]], rows
+    assert not [r for r in rows if not r.holds], rows
 
 
 @pytest.fixture
 def record(tmp_path):
     return tmp_path / "books.jsonl"
+
+
+@pytest.fixture
+def serve():
+    "Start a server whose replies a function makes; its address."
+    servers = []
+
+    def start(reply):
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            answer = staticmethod(reply)
+
+        server = Server(("127.0.0.1", 0), ChatHandler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}/v1"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
 
 
 def ask(n=1, qs=QS, temperature=0.7, **kw):
@@ -50,39 +73,47 @@ def teacher(url, tmp_path, kind=EndpointTeacher, **kw):
 
 
 def test_under_faults():
-    holds(under_fire.under_faults(requests=150))
+    holds(stress.under_faults(requests=150))
 
 
 def test_under_kills():
-    holds(under_fire.under_kills(kills=2, prompts=300))
+    holds(stress.under_kills(kills=2, prompts=300))
 
 
 def test_two_processes():
-    holds(under_fire.two_processes(prompts=150))
+    holds(stress.two_processes(prompts=150))
 
 
 def test_a_server_that_none_of_us_wrote():
     pytest.importorskip("fastapi")
-    holds(under_fire.foreign_server(prompts=2))
+    holds(stress.foreign_server(prompts=2))
 
 
-def test_throughput_is_not_far_off():
-    assert (
-        under_fire.throughput(seconds=3)[1][2] > 0.5
-    )  # on a busy machine; the bound is checked by bench_teacher
+def test_as_many_are_under_way_as_may_be(serve, tmp_path):
+    "No reply comes before eight requests are at the server; the very first goes alone."
+    together = threading.Barrier(8, timeout=60)
+
+    def reply(asked):
+        if asked["temperature"] != 0.1:
+            together.wait()
+        return chat_response("m", ["It is wet.\nAnswer: (A)"], asked["messages"])
+
+    t = teacher(serve(reply), tmp_path, concurrency=8, timeout=90)
+    t.complete(ask(1, QS[:1], temperature=0.1))
+    assert len(t.complete(ask(1, questions(16)))) == 16
 
 
 def test_asking_for_eight_when_five_exist_asks_for_three(record, tmp_path):
     with fault_server(record) as url:
         for n in (5, 8, 8, 2):
             got = teacher(url, tmp_path).complete(ask(n, QS[:1]))
-    assert [r["n"] for r in books(record)] == [5, 3] and [c.sample for c in got] == [0, 1]
+    assert [r["n"] for r in read_books(record)] == [5, 3] and [c.sample for c in got] == [0, 1]
 
 
 def test_one_prompt_twice_in_a_call_is_asked_once(record, tmp_path):
     with fault_server(record) as url:
         got = teacher(url, tmp_path).complete([*ask(2, QS[:1]), *ask(3, QS[:1]), *ask(1, QS[1:2])])
-    assert sorted(r["n"] for r in books(record)) == [1, 3]
+    assert sorted(r["n"] for r in read_books(record)) == [1, 3]
     assert [(c.question_id, c.sample) for c in got] == [
         ("q0", 0),
         ("q0", 1),
@@ -101,13 +132,13 @@ def test_language_temperature_and_server_make_other_requests(record, tmp_path):
         EndpointTeacher("gpt-4o-mini", url, tmp_path / "ledger.sqlite", progress=False).complete(
             [Request(QS[0], "en")]
         )
-    assert [r["n"] for r in books(record)] == [1, 1, 1, 1]
+    assert [r["n"] for r in read_books(record)] == [1, 1, 1, 1]
 
 
 def test_a_server_that_refuses_n_is_asked_one_by_one(record, tmp_path):
     with fault_server(record, refuse_n=True) as url:
         got = teacher(url, tmp_path, concurrency=1).complete(ask(3))
-    assert len(got) == 18 and Counter(r["answered"] for r in books(record)) == {
+    assert len(got) == 18 and Counter(r["answered"] for r in read_books(record)) == {
         True: 18,
         False: 1,
     }  # it was tried once
@@ -115,12 +146,12 @@ def test_a_server_that_refuses_n_is_asked_one_by_one(record, tmp_path):
 
 def test_an_interrupt_waits_for_what_is_under_way(record, tmp_path):
     with fault_server(record, latency=0.5) as url:
-        p = under_fire.client(url, tmp_path / "ledger.sqlite", 200, 8)
+        p = stress.client(url, tmp_path / "ledger.sqlite", 200, 8)
         p.stdout.readline()
         time.sleep(2.3)
         p.send_signal(signal.SIGINT)
         assert "KeyboardInterrupt" in p.communicate(timeout=30)[1] and p.returncode != 0
-    ledger, rows = Ledger(tmp_path / "ledger.sqlite"), books(record)
+    ledger, rows = Ledger(tmp_path / "ledger.sqlite"), read_books(record)
     assert 0 < len(rows) < 200 and ledger.bill().requests == len(rows) and ledger.lost() == (0, 0)
 
 
@@ -130,7 +161,7 @@ def test_a_budget_is_not_passed_by_what_is_under_way(record, tmp_path):
         with pytest.raises(RuntimeError, match="the budget is reached"):
             t.complete(ask(3, questions(200), max_tokens=40))
     billed = sum(
-        t.price.of(*r["billed"]) for r in books(record)
+        t.price.of(*r["billed"]) for r in read_books(record)
     )  # with those whose answer was lost
     assert 0.0002 < billed <= 0.002 and t.ledger.exposure() <= 0.002
 
@@ -177,7 +208,7 @@ def test_batch(record, tmp_path):
         ):
             t.complete(ask(2))
         assert len(t.complete(ask(2))) == 12
-    rows = books(record)
+    rows = read_books(record)
     assert sum(r["samples"] for r in rows) == 12 and len({r["prompt"] for r in rows}) == 6
     assert t.ledger.bill().cost == pytest.approx(sum(t.price.of(*r["billed"]) for r in rows) / 2)
 
@@ -219,7 +250,7 @@ def test_a_batch_survives_a_kill(record, tmp_path, where):
                 break
             except RuntimeError:
                 pass
-    rows = books(record)
+    rows = read_books(record)
     assert len(got) == 12 and sum(r["samples"] for r in rows) == 12 == t.ledger.bill().samples
 
 
@@ -229,7 +260,7 @@ def test_what_an_open_batch_asks_is_not_asked_besides(record, tmp_path):
         batch._open({k: v for k, v in batch.wanted(ask(2)).items()})
         with pytest.raises(RuntimeError, match="6 of 6 .* part of an open batch"):
             teacher(url, tmp_path).complete(ask(2))
-    assert not books(record)
+    assert not read_books(record)
 
 
 def test_the_lab_behind_a_socket_says_what_the_lab_says(tmp_path):
@@ -286,10 +317,12 @@ def test_the_key_is_nowhere(tmp_path, monkeypatch, capsys, caplog):
 
     with fault_server(tmp_path / "books.jsonl", echo=True) as url:
         t = teacher(url, tmp_path)
-        with pytest.raises(RuntimeError, match="1 of 6 prompts failed") as e:
-            t.complete(ask())
-        got = t.read(ask())
-    assert len(got) == 5 and "[key]" in str(e.value)
+        got = t.complete(ask())
+        (refused,) = [c for c in got if not c.text]
+        t.max_refused = 0.0  # now the one refusal is too many
+        with pytest.raises(RuntimeError, match="2 of 7 prompts failed") as e:
+            t.complete(ask() + [Request(QS[3], "bg")])
+    assert len(got) == 6 and "[key]" in str(e.value) and refused.finish_reason == "refusal"
     import traceback
 
     shown = (
