@@ -208,7 +208,9 @@ def read_complaint(body: str) -> Complaint | None:  # None where there is no err
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
-        return Complaint(re.sub(r"<[^>]*>|\s+", " ", body).strip()[:500]) if body.strip() else None
+        return (
+            Complaint(re.sub(r"(<[^>]*>|\s)+", " ", body).strip()[:500]) if body.strip() else None
+        )
     found = found[0] if isinstance(found, list) and found else found
     if not isinstance(found, dict):
         return Complaint(str(found)[:500])
@@ -485,7 +487,7 @@ def parse_body(body: str, sent: Iterable[str] = ()) -> dict:  # Unanswered if it
     "The body of a response with status 200, as one response with choices."
     start = body.lstrip("\ufeff \t\r\n")
     if start.startswith("<"):
-        page = re.sub(r"<[^>]*>|\s+", " ", start)[:200]
+        page = re.sub(r"(<[^>]*>|\s)+", " ", start)[:200]
         raise Unanswered(f"the address answers with a web page, not as an API: {page}", halt=True)
     if re.match(r"(data|event|id|retry):|:", start):
         response = read_stream(start)
@@ -828,6 +830,8 @@ class Asking:
         self.refused += 1
         self.reasons[e.refusal] += 1
         self.show()
+        if e.refusal == "content_filter":  # the reason is the prompt, so the others may go
+            self.known.set()
         if self.refused > max(self.teacher.max_refused * self.total, 1):
             raise Unanswered(str(e), halt=True)
         if not self.answers + self.had and self.reasons["refusal"] >= 3:
@@ -875,7 +879,6 @@ async def _ask(self: EndpointTeacher, asking: Asking, prompt: Prompt, n: int):
                 singly = True  # perhaps it is the number of samples that is refused
             elif e.refusal:
                 await queue.do(refuse, leave.attempt, e.refusal, scrub(str(e)))
-                asking.known.set()
                 return asking.judge(e)
             else:
                 failures += 1
@@ -965,10 +968,10 @@ async def _asker(self: EndpointTeacher, asking: Asking, todo: Iterable[tuple[Pro
         try:
             await self._ask(asking, prompt, n)
         except Exception as e:
-            known = isinstance(e, Unanswered)
-            asking.failed.append(scrub(str(e) if known else f"{type(e).__name__}: {e}"))
+            expected = isinstance(e, Unanswered)
+            asking.failed.append(scrub(str(e) if expected else f"{type(e).__name__}: {e}"))
             asking.known.set()
-            if not known or e.halt:
+            if not expected or e.halt:
                 asking.failed.insert(0, asking.failed.pop())  # the reason why all stops
                 asking.stop.set()
 
@@ -1023,17 +1026,15 @@ def check_refused(self: EndpointTeacher, wanted: dict, fresh: list[str] = ()):
     found = {k: self.ledger.refusal(k) for k, (_, n) in wanted.items() if self.ledger.count(k) < n}
     refused = {k: r for k, r in found.items() if r}
     answered = any(self.ledger.count(k) for k in wanted)
-    if len(refused) <= max(self.max_refused * len(wanted), 1 if answered else 0):
-        return
-    words = next(iter(refused.values())).words
     if not answered:  # more likely a matter of all prompts than of each
         suspect = [k for k in fresh if k in refused and refused[k].reason == "refusal"]
         self.ledger.transact([(forgive, (suspect,))])
-    raise RuntimeError(
-        f"{len(refused)} of {len(wanted)} prompts failed: the server refuses them, and only "
-        f"{self.max_refused:.0%} may be (max_refused); all answers are in the ledger. "
-        f"First refusal: {words}"
-    )
+    if len(refused) > max(self.max_refused * len(wanted), 1 if answered else 0):
+        raise RuntimeError(
+            f"{len(refused)} of {len(wanted)} prompts failed: the server refuses them, and only "
+            f"{self.max_refused:.0%} may be (max_refused); all answers are in the ledger. "
+            f"First refusal: {next(iter(refused.values())).words}"
+        )
 
 # %% ../nbs/12_endpoint.ipynb #928d4959
 @patch

@@ -850,16 +850,15 @@ def frame(self: Ledger, limit: int | None = 20):  # DataFrame; of all completion
     "The newest completions as a table; text that cannot be shown is marked."
     import pandas as pd
 
-    table = pd.read_sql(
+    rows = self.rows(
         "select p.model, json_extract(p.messages, '$[#-1].content') as prompt, p.sampling, "
         "c.sample, c.text, c.finish_reason, r.seconds, r.written "
         "from completions c join prompts p on p.id = c.prompt "
-        f"join responses r on r.id = c.response order by c.rowid desc limit {limit or -1}",
-        self.db,
+        f"join responses r on r.id = c.response order by c.rowid desc limit {limit or -1}"
     )
-    for column in ("prompt", "text"):
-        table[column] = [t if t is None else readable(t) for t in table[column]]
-    return table
+    names = "model prompt sampling sample text finish_reason seconds written".split()
+    shown = [[readable(v) if isinstance(v, str) else v for v in row] for row in rows]
+    return pd.DataFrame(shown, columns=names)
 
 # %% ../nbs/06_ledger.ipynb #6ea4fa33
 def refusal_lines(ledger: Ledger) -> list[str]:

@@ -8,7 +8,6 @@ import threading
 import time
 from collections import Counter
 from dataclasses import replace
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ import pytest
 from cot_distill import stress
 from cot_distill.endpoint import BatchTeacher, EndpointTeacher, unanswered
 from cot_distill.lab import World
-from cot_distill.lab_server import ChatHandler, LabServer, chat_response
+from cot_distill.lab_server import LabServer, chat_response
 from cot_distill.ledger import Ledger
 from cot_distill.questions import Question, load_questions
 from cot_distill.recordings import load_completions
@@ -34,27 +33,6 @@ def holds(rows):
 @pytest.fixture
 def record(tmp_path):
     return tmp_path / "books.jsonl"
-
-
-@pytest.fixture
-def serve():
-    "Start a server whose replies a function makes; its address."
-    servers = []
-
-    def start(reply):
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-            answer = staticmethod(reply)
-
-        server = Server(("127.0.0.1", 0), ChatHandler)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{server.server_port}/v1"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
 
 
 def ask(n=1, qs=QS, temperature=0.7, **kw):
@@ -98,7 +76,7 @@ def test_as_many_are_under_way_as_may_be(serve, tmp_path):
             together.wait()
         return chat_response("m", ["It is wet.\nAnswer: (A)"], asked["messages"])
 
-    t = teacher(serve(reply), tmp_path, concurrency=8, timeout=90)
+    t = teacher(serve(reply).url, tmp_path, concurrency=8, timeout=90)
     t.complete(ask(1, QS[:1], temperature=0.1))
     assert len(t.complete(ask(1, questions(16)))) == 16
 
