@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['HEADINGS', 'WORDS', 'CLAIM_PARTS', 'ARCHITECTURES', 'RULES', 'TURNING', 'UNSEEN', 'TEX', 'GAP', 'PROPORTIONS',
-           'WRITTEN', 'OTHERS', 'SHARES', 'EFFECT', 'UNSTATED', 'REPORTED', 'STYLE', 'COLOURS', 'OUTCOMES', 'MARKS',
-           'RIGHT', 'WRONG', 'student_label', 'claim_label', 'place_label', 'measure_label', 'label', 'heading',
-           'in_words', 'arm_label', 'knob', 'visible', 'markdown_text', 'html_text', 'latex_text', 'csv_text',
-           'figure_text', 'detokenise', 'one_per_seed', 'summarise', 'pools_of', 'by_language', 'by_test',
-           'paired_differences', 'measured', 'paired_effect', 'clear_best', 'off_zero', 'span', 'intervals',
-           'interval_text', 'interval_texts', 'spread', 'same_for_all', 'markdown_table', 'latex_table', 'write_cells',
-           'write_table', 'add_to_page', 'Reported', 'beside_paper', 'after_steps', 'finding', 'described', 'Plot',
-           'error_bars', 'draw_methods', 'plot_methods', 'plot_matrix', 'matrix_head', 'forest_lines', 'draw_forest',
-           'verdict_text', 'plot_forest', 'Panel', 'series_label', 'draw_panel', 'plot_doses', 'draw_keys',
-           'plot_curves', 'contrast', 'said_steps', 'ending', 'outcome_of', 'step_rows', 'told_text',
-           'write_rationales', 'from_right', 'rationale_lines', 'plot_rationales', 'word_places', 'draw_words',
-           'plot_token_probabilities', 'token_words', 'text_box', 'question_lines', 'rationale_box', 'plot_pipeline',
-           'draw_terms', 'settle', 'save_figure']
+           'WRITTEN', 'OTHERS', 'SHARES', 'EFFECT', 'UNSTATED', 'REPORTED', 'STYLE', 'COLOURS', 'TURNED', 'OUTCOMES',
+           'MARKS', 'RIGHT', 'WRONG', 'student_label', 'claim_label', 'place_label', 'measure_label', 'label',
+           'sentence', 'heading', 'in_words', 'arm_label', 'knob', 'visible', 'markdown_text', 'html_text',
+           'latex_text', 'csv_text', 'figure_text', 'detokenise', 'one_per_seed', 'summarise', 'pools_of',
+           'by_language', 'first_mode', 'tests_of', 'by_test', 'paired_differences', 'measured', 'paired_effect',
+           'clear_best', 'off_zero', 'span', 'intervals', 'interval_text', 'interval_texts', 'spread', 'same_for_all',
+           'markdown_table', 'latex_table', 'write_cells', 'write_table', 'add_to_page', 'Reported', 'beside_paper',
+           'after_steps', 'finding', 'described', 'Plot', 'error_bars', 'draw_methods', 'plot_methods', 'plot_matrix',
+           'matrix_head', 'forest_lines', 'turned', 'verdict_text', 'draw_forest', 'plot_forest', 'Panel',
+           'series_label', 'draw_panel', 'plot_doses', 'draw_keys', 'plot_curves', 'contrast', 'said_steps', 'ending',
+           'outcome_of', 'step_rows', 'told_text', 'write_rationales', 'from_right', 'rationale_lines',
+           'plot_rationales', 'word_places', 'draw_words', 'plot_token_probabilities', 'token_words', 'text_box',
+           'question_lines', 'rationale_box', 'plot_pipeline', 'draw_terms', 'settle', 'save_figure']
 
 # %% ../nbs/25_figures.ipynb #3c67669f
 import re
@@ -141,17 +141,17 @@ WORDS["claim"] = {
     "unseen, diverse": "several rationales carry over better",
     "unseen, negatives": "wrong ones add to that",
 }
-CLAIM_PARTS = dict(
-    plain="a teacher that wavers", shared="shared misconceptions", repeats="fewer repeated errors"
-) | {"wrong word": "on wrong words"}
+CLAIM_PARTS = dict(plain="wavering teacher", shared="shared errors", repeats="fewer repeats") | {
+    "wrong word": "wrong words only"
+}
 WORDS["source"] = {
     "both papers: CoT over fine-tuning": "Both papers: rationales",
     "Paper M, Table 1": "Paper M, Table 1: language and diversity",
     "Paper M, Table 2": "Paper M, Table 2: wrong rationales add to d-CoT",
-    "ours": "Ours: wrong rationales keep a student from its teacher's errors",
-    "Paper C": "Paper C: questions with a spurious cue",
-    "Paper C, Table 1": "Paper C: questions with a spurious cue",
-    "Paper M, Table 3": "Paper M, Table 3: languages never seen in distillation",
+    "ours": "Ours: wrong rationales lead to fewer of the teacher's errors",
+    "Paper C": "Paper C: a spurious cue, tested where it is random",
+    "Paper C, Table 1": "Paper C: a spurious cue, tested where it is random",
+    "Paper M, Table 3": "Paper M, Table 3: right steps in unseen Vietnamese",
 }
 
 # %% ../nbs/25_figures.ipynb #a5d2c005
@@ -218,9 +218,14 @@ def label(column: str, value) -> str:
     return str(WORDS.get(column, {}).get(value, value))
 
 
+def sentence(text: str) -> str:
+    "With a capital at the beginning."
+    return text[:1].upper() + text[1:]
+
+
 def heading(column: str) -> str:
     "What a reader sees for a column."
-    return HEADINGS.get(column, column.replace("_", " "))
+    return HEADINGS.get(column, str(column).replace("_", " "))
 
 # %% ../nbs/25_figures.ipynb #a5d2c070
 def in_words(frame: DataFrame) -> DataFrame:
@@ -381,15 +386,28 @@ def by_language(runs: DataFrame) -> DataFrame:  # of `results_of`
     return DataFrame(rows)
 
 # %% ../nbs/25_figures.ipynb #5f1e2d30
+def first_mode(method: str, modes: Mapping) -> str:  # mode -> scores
+    "The mode by which a method is compared."
+    own = METHODS[method].modes if method in METHODS else ()
+    return next((mode for mode in (*own, *modes) if mode in modes))
+
+
+def tests_of(setup: Mapping, transfer: Mapping) -> list[str]:
+    "The test sets of a run: its own, the others in the order of its settings."
+    order = [setup.get("benchmark"), *str(setup.get("tests") or "").split()]
+    return sorted(transfer, key=lambda test: order.index(test) if test in order else len(order))
+
+
 def by_test(runs: DataFrame) -> DataFrame:  # of `results_of`
-    "The scores of each run on each test set in each mode; `first` marks the run's first mode."
+    "The scores of each run on each test set in each mode; `first` marks the one to compare by."
     rows = []
     for setup, transfer in zip(runs.loc[:, :"run"].to_dict("records"), runs["transfer"]):
-        for test, modes in transfer.items():
-            for mode, scores in modes.items():
+        for test in tests_of(setup, transfer):
+            first = first_mode(setup["method"], transfer[test])
+            for mode, scores in transfer[test].items():
                 kept = {k: v for k, v in scores.items() if k not in ("views", "by_language")}
                 views = {f"written_{view}": share for view, share in scores["views"].items()}
-                place = dict(test=test, mode=mode, first=mode == next(iter(modes)))
+                place = dict(test=test, mode=mode, first=mode == first)
                 rows.append(setup | place | kept | views)
     return DataFrame(rows)
 
@@ -424,7 +442,8 @@ def measured(
     name, at, test = measure.partition(" at ")
     if not at:
         return runs[name].tolist()
-    return [next(iter(transfer[test].values()))[name] for transfer in runs.transfer]
+    modes = [transfer[test] for transfer in runs.transfer]
+    return [m[first_mode(method, m)][name] for method, m in zip(runs.method, modes)]
 
 # %% ../nbs/25_figures.ipynb #e45d6cee
 EFFECT = ["student", "mean", "low", "high", "seeds", "n", "level", "chance"]
@@ -558,7 +577,7 @@ def write_table(
     rows = [r for r in rows if r not in same]
     text = interval_texts(cells, scale, form)
     strong = bold(cells, columns) if bold else Series(False, cells.index)
-    words = [f"{heading(r).capitalize()}: {label(r, cells[r].iloc[0])}." for r in same]
+    words = [f"{sentence(heading(r))}: {label(r, cells[r].iloc[0])}." for r in same]
     words += [intervals(cells), f"Bold: {bold.__doc__}" if strong.any() else ""]
     caption = " ".join(filter(None, [caption, *words, note(cells) if note else ""]))
     shown = spread(cells, text.where(~strong, "**" + text + "**"), rows, columns, markdown_text)
@@ -782,62 +801,70 @@ def matrix_head(column: str, value: str, chance: Mapping[str, float], scale: flo
     return figure_text(label(column, value)) + guessing
 
 # %% ../nbs/25_figures.ipynb #a5d2c051
-def forest_lines(cells: DataFrame, groups: str, rows: str) -> list[tuple[str, str | None]]:
-    "The lines of a forest plot, from above: (group, None) heads the rows of a group."
-    lines = []
-    for group, part in cells.groupby(groups, sort=False):
-        lines += [(group, None), *((group, row) for row in part[rows].unique())]
+def forest_lines(cells: DataFrame, keys: list[str]) -> dict[tuple, str]:  # line -> its words
+    "The lines of a forest plot, from above: a heading for each group, then its rows."
+    lines = {}
+    for group, part in cells.groupby(keys[0], sort=False):
+        lines[(group,)] = group
+        for _, cell in part.drop_duplicates(keys).iterrows():
+            lines[tuple(cell[keys])] = cell.row
     return lines
 
 
-def draw_forest(ax: Axes, cells: DataFrame, lines: list, at: tuple[str, str], i: int, shift: float):
-    "The differences of one student, with their verdicts in a column at the right."
-    keys = list(zip(cells[at[0]], cells[at[1]]))
-    y = [lines.index(key) for key in keys]
-    signed = cells.assign(sign=cells.less.map({True: -1, False: 1}))
-    low, high = signed.low * signed.sign, signed.high * signed.sign
-    turned = signed.assign(mean=signed["mean"] * signed.sign)
-    turned = turned.assign(low=low.where(low < high, high), high=high.where(low < high, low))
-    mean = turned["mean"] * 100
-    sides = [(mean - turned.low * 100).clip(lower=0), (turned.high * 100 - mean).clip(lower=0)]
-    ax.errorbar(mean, [place + shift for place in y], xerr=sides, fmt="os"[i], color=COLOURS[i])
-    for place, word in zip(y, cells.verdict):
-        verdict_text(ax, word, place, i)
+def turned(cells: DataFrame) -> DataFrame:
+    "Differences of which more is better: a measure of which less is better changes its sign."
+    less = cells.less.astype(bool)
+    found = {name: cells[name].where(~less, -cells[other]) for name, other in TURNED.items()}
+    return cells.assign(**found)
+
+
+TURNED = dict(mean="mean", low="high", high="low")  # an end, and the one that takes its place
 
 
 def verdict_text(ax: Axes, words: str, y: float, i: int, **look):
     "Words beside a forest plot, in the column of student number i."
     place = dict(xycoords=("axes fraction", "data"), textcoords="offset points", va="center")
-    ax.annotate(words, (1, y), (8 + 68 * i, 0), color=COLOURS[i], fontsize=7, **place, **look)
+    ax.annotate(words, (1, y), (6 + 60 * i, 0), color=COLOURS[i], fontsize=6.5, **place, **look)
+
+# %% ../nbs/25_figures.ipynb #a5d2c072
+def draw_forest(ax: Axes, cells: DataFrame, y: list[int], i: int, shift: float, scale: float = 100):
+    "The differences of student number i, with their verdicts in a column at the right."
+    shown = turned(cells)
+    mean = shown["mean"] * scale
+    sides = [(mean - shown.low * scale).clip(lower=0), (shown.high * scale - mean).clip(lower=0)]
+    ax.errorbar(mean, [at + shift for at in y], xerr=sides, fmt="osD^"[i % 4], color=COLOURS[i])
+    for at, word in zip(y, cells.verdict):
+        verdict_text(ax, word, at, i)
 
 # %% ../nbs/25_figures.ipynb #324459b0
 def plot_forest(
-    cells: DataFrame,  # mean, low, high, verdict, less (is less better?), student
-    groups: str = "group",  # column that gathers rows under a heading
-    rows: str = "row",  # column that names a row
+    cells: DataFrame,  # mean, low, high, less (is less better?), verdict, student, row (words)
+    keys: list[str],  # columns that name a line, its group first
     sides: tuple[str, str] = ("against the claim", "for the claim"),
     margin: float = 0.03,  # differences within it are too small to matter
     width: float = 7,  # inches
 ) -> Plot:
     "Differences with their 95% intervals and verdicts, on one axis."
-    lines = forest_lines(cells, groups, rows)
+    lines = forest_lines(cells, keys)
+    places = {key: y for y, key in enumerate(lines)}
     students = list(cells.student.unique())
     with rc_context(STYLE | {"axes.grid.axis": "x"}):
-        fig = Plot(figsize=(width, 0.75 + 0.2 * len(lines)))
+        fig = Plot(figsize=(width, 0.85 + 0.215 * len(lines)))
         ax = fig.subplots()
         ax.axvspan(-100 * margin, 100 * margin, color="#f0f0f0", lw=0)
         ax.axvline(0, color="#555555", lw=0.8)
         for i, student in enumerate(students):
-            shift = (i - (len(students) - 1) / 2) * 0.3
             own = cells[cells.student == student]
-            draw_forest(ax, own, lines, (groups, rows), i, shift)
+            y = [places[key] for key in own[keys].itertuples(index=False, name=None)]
+            draw_forest(ax, own, y, i, (i - (len(students) - 1) / 2) * 0.3)
             verdict_text(ax, label("student", student), -0.9, i, weight="bold")
-        names = [figure_text(group if row is None else row) for group, row in lines]
-        ax.set(yticks=range(len(lines)), yticklabels=names, ylim=(len(lines) - 0.4, -0.6))
-        for (_, row), tick in zip(lines, ax.get_yticklabels()):
-            tick.set_fontweight("bold" if row is None else "normal")
+        words = ["\n".join(wrap(figure_text(line), 46)) for line in lines.values()]
+        ax.set_yticks(range(len(lines)), words, fontsize=7, linespacing=0.95)
+        for key, tick in zip(lines, ax.get_yticklabels()):
+            tick.set_fontweight("bold" if len(key) == 1 else "normal")
+        ax.set_ylim(len(lines) - 0.4, -0.6)
         ax.tick_params(axis="y", length=0)
-        ax.set_xlabel(f"← {sides[0]}    difference (percentage points)    {sides[1]} →")
+        ax.set_xlabel(f"difference (points)\n← {sides[0]}        {sides[1]} →")
     return fig
 
 # %% ../nbs/25_figures.ipynb #a5d2c053
@@ -1030,7 +1057,7 @@ def write_rationales(
         key = f"{outcome_of(p, names)}; the key is {p.answer_first}."
         told = {who: [told_text(p, side)] for who, side in zip(names, ("first", "second"))}
         table = DataFrame(told).rename(columns=markdown_text)
-        parts += [f"**{markdown_text(key.capitalize())}** {question}", markdown_table(table, 2)]
+        parts += [f"**{markdown_text(sentence(key))}** {question}", markdown_table(table, 2)]
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     page = "\n\n".join(parts) + "\n"
