@@ -1,20 +1,23 @@
 # Two commands do everything on a fresh machine with Python 3.11 or newer:
 #   make reproduce   install, run the lab, write figures/lab/
-#   make test        install, run every notebook and test
+#   make test        install, check style, run every notebook and test
+# and one more makes the site:
+#   make docs        install, write _docs/
 SHELL := /bin/bash
 PYTHON ?= python3
 PROFILE ?= lab
 BIN := .venv/bin
-COMPONENTS := $(wildcard nbs/[0-9]*.ipynb)
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+PAGES := $(wildcard nbs/[0-9]*.ipynb nbs/guides/*.ipynb) nbs/lab_results.ipynb nbs/index.ipynb
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: reproduce test install notebooks readme clean
+.PHONY: reproduce test install notebooks readme types docs clean
 reproduce: install
 	@echo "== reproduce: profile $(PROFILE); interrupt at will, finished runs are kept"
 	$(BIN)/cot-distill reproduce --profile $(PROFILE)
 
 test: install
-	@echo "== notebooks: clean, in step with the package, run from top to bottom"
+	@echo "== notebooks: style, clean, in step with the package, run from top to bottom"
 	$(BIN)/python tests/notebooks.py
 	@echo "== tests"
 	$(BIN)/pytest
@@ -24,19 +27,31 @@ install: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	@echo "== install into .venv (once, about two minutes)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(PIP) torch
+	$(PIP) -e ".[dev]"
 	touch $@
 
 # run every component notebook in place and keep its outputs; README.md from the index
 notebooks: install
+	$(BIN)/python tests/notebooks.py --badges
 	$(BIN)/nbdev-export
-	for nb in $(COMPONENTS) nbs/index.ipynb nbs/experiments/table_*.ipynb; do echo $$nb; $(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute --inplace $$nb || exit 1; done
+	for nb in $(PAGES) nbs/experiments/table_*.ipynb; do \
+	  echo $$nb; \
+	  $(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute --inplace $$nb || exit 1; \
+	done
 	$(BIN)/nbdev-clean
 	$(MAKE) readme
 
 readme: install
 	$(BIN)/python tests/notebooks.py --readme
 
+# type hints, as far as they go
+types: install
+	$(BIN)/basedpyright
+
+docs: install
+	$(PIP) -e ".[docs]"
+	$(BIN)/sphinx-build -W --keep-going -c docs nbs _docs
+
 clean:
-	rm -rf data/cache data/results/lab
+	rm -rf data/cache data/results/lab _docs

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['DEVELOPMENT', 'SMALLEST', 'LEARNING_RATES', 'ALPHAS', 'SETTINGS', 'FT', 'COT', 'ENGLISH', 'DIVERSE', 'ONE_OF_MANY',
            'PARAPHRASES', 'FURTHER_FACTS', 'LANGUAGE', 'WEIGHTS', 'NEGATIVES', 'SPURIOUS', 'TRANSFER', 'CLAIMS',
-           'APART', 'EVERY_STYLE', 'IN_ORDER', 'MAPS', 'CUE_STRENGTHS', 'PAPER_C', 'CUE_ARMS', 'TUNED', 'TUNING',
-           'purpose', 'deviation', 'worlds_needed', 'arm', 'setting', 'Claim', 'unique_arms', 'Push', 'negative',
-           'negative_claim', 'with_cue', 'unseen', 'verdict', 'Map', 'with_knobs', 'arms_of']
+           'PLAIN_PUSHES', 'CURVED', 'BUDGETS', 'APART', 'EVERY_STYLE', 'IN_ORDER', 'MAPS', 'CUE_STRENGTHS', 'PAPER_C',
+           'CUE_ARMS', 'TUNED', 'TUNING', 'purpose', 'deviation', 'worlds_needed', 'arm', 'setting', 'Claim',
+           'unique_arms', 'Push', 'negative', 'negative_claim', 'with_cue', 'unseen', 'verdict', 'Map', 'with_knobs',
+           'arms_of']
 
 # %% ../nbs/24_claims.ipynb #f08e1391
 import math
@@ -317,6 +318,13 @@ def verdict(
     if -SMALLEST < low and high < SMALLEST:
         return "no difference"
     return "supported" if low > 0 else "contradicted" if high < 0 else "open"
+
+# %% ../nbs/24_claims.ipynb #9f7207b1
+PLAIN_PUSHES = tuple(
+    p.name for p in WEIGHTS if p.condition == "plain" and p.focus == "all"
+)  # names of claims
+CURVED = tuple(c for c in CLAIMS if c in LANGUAGE or c.name in PLAIN_PUSHES)
+BUDGETS = (300, 600, 900, 1200)  # steps
 
 # %% ../nbs/24_claims.ipynb #8a3df62d
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'ARTEFACT_NAMES', 'PROFILE', 'LIST', 'DRY', 'JOBS', 'BUDGET', 'FRESH', 'WHY', 'ACCEPT', 'EXPORT', 'LOAD',
-           'LAST', 'FOLDER', 'SET', 'main', 'plain_errors', 'list_artefacts', 'wanted', 'reproduce_command', 'made',
-           'judged', 'open_ledger', 'ledger_command', 'init_command', 'parameters_of', 'run_command']
+           'LAST', 'FOLDER', 'SET', 'QUESTIONS', 'main', 'plain_errors', 'list_artefacts', 'wanted',
+           'reproduce_command', 'made', 'judged', 'open_ledger', 'ledger_command', 'init_command', 'parameters_of',
+           'one_run', 'run_command', 'distil_command']
 
 # %% ../nbs/34_cli.ipynb #46d5b588
 import os
@@ -189,6 +190,17 @@ def parameters_of(pairs: list[str]) -> dict[str, str]:  # ValueError for one wit
         raise ValueError(f"--set {wrong[0]!r}: write name=value, such as --set lr=1e-4")
     return dict(pair.split("=", 1) for pair in pairs)
 
+# %% ../nbs/34_cli.ipynb #f81db053
+def one_run(config, profile: str, keep: str) -> int:  # exit code
+    "Make one run in the project at hand, and say what came of it."
+    from cot_distill.experiments import Profile, project_root
+    from cot_distill.runner import make_runs
+
+    root = project_root()
+    [outcome] = make_runs([config], Profile(profile), root, [None], False, keep)
+    print(f"{outcome.state}: {outcome.name} {outcome.error}".strip())
+    return int(outcome.state == "failed")
+
 # %% ../nbs/34_cli.ipynb #9a8a54a6
 @app.command("run")
 def run_command(
@@ -198,17 +210,37 @@ def run_command(
     teacher: str = typer.Option("lab", help="lab, recording:FILE, endpoint:MODEL or none."),
     settings: list[str] = SET,
     profile: str = typer.Option("own", help="Where its record goes: data/results/PROFILE."),
+    keep: str = typer.Option("", help="A folder in which the trained student is kept."),
 ):
     "Make one run and leave its record and its executed notebook."
     with plain_errors():
-        from cot_distill.runner import make_runs
 
-        from cot_distill.experiments import Profile, project_root
         from cot_distill.run import run_config
 
         named = dict(benchmark=benchmark, method=method, student=student, teacher=teacher)
         config = run_config(**named | parameters_of(settings))
-        root = project_root()
-        [outcome] = make_runs([config], Profile(profile), root, [None], False)
-        print(f"{outcome.state}: {outcome.name} {outcome.error}".strip())
-        raise SystemExit(outcome.state == "failed")
+        raise SystemExit(one_run(config, profile, keep))
+
+# %% ../nbs/34_cli.ipynb #082f013f
+QUESTIONS = typer.Argument(help="A file of questions: .jsonl, .csv, .parquet, or a folder.")
+
+
+@app.command("distil")
+def distil_command(
+    questions: Path = QUESTIONS,
+    teacher: str = typer.Option("none", help="endpoint:MODEL or recording:FILE."),
+    student: str = typer.Option("HuggingFaceTB/SmolLM2-135M-Instruct", help="Name or folder."),
+    method: str = typer.Option("cot", help="A method, such as d-cot-nr/unlikelihood."),
+    settings: list[str] = SET,
+    keep: str = typer.Option("student", help="The folder of the trained student."),
+):
+    "Distil a teacher's reasoning about your questions into a student, kept in a folder."
+    with plain_errors():
+        from cot_distill.run import run_config
+
+        if not questions.exists():
+            raise ValueError(f"{questions}: no such file or folder of questions")
+        named = dict(benchmark=f"file:{questions}", teacher=teacher, student=student)
+        given = named | dict(method=method, answer_format="text", lr=1e-4, batch_size=8)
+        config = run_config(**given | parameters_of(settings))
+        raise SystemExit(one_run(config, "own", keep))

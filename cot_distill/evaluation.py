@@ -238,7 +238,7 @@ def mode_metrics(
     told: dict[str, list[Prediction]],  # of `predict_modes`
     questions: list[Question],
     group=group_of,
-    cued=None,  # question -> the option that a spurious cue points to, or None, e.g. `World.cued`
+    cued=None,  # question -> the option that a spurious cue points to, or None, e.g. `World.cued_option`
 ) -> dict[
     str, dict
 ]:  # mode -> `metrics`, chance, the share of texts in each view, and how often a misleading cue is followed

@@ -23,6 +23,7 @@ from pandas import DataFrame
 from cot_distill.claims import (
     CLAIMS,
     CUE_ARMS,
+    CURVED,
     MAPS,
     PAPER_C,
     TUNING,
@@ -34,7 +35,7 @@ from cot_distill.claims import (
 from .figures import paired_effect
 from .methods import PAPER_M, Registry
 from .questions import BENCHMARKS, check_name
-from .results import Records, results_frame
+from .results import Records, at_budget, results_frame
 from .run import RunConfig, check_choice, inputs_of, run_config, run_key, typed
 
 # %% ../nbs/26_experiments.ipynb #6ffd677e
@@ -169,6 +170,16 @@ register_artefact(
     Artefact(
         "Each claim of both papers, with its controls and its verdict",
         unique_arms(a for claim in CLAIMS for a in claim.arms),
+        lab=True,
+    ),
+)
+
+# %% ../nbs/26_experiments.ipynb #83677041
+register_artefact(
+    "learning_curves",
+    Artefact(
+        "Which method is faster, and which ends higher: claims over the budget of steps",
+        unique_arms(a for claim in CURVED for a in claim.pairs[""]),
         lab=True,
     ),
 )
@@ -380,11 +391,14 @@ def compare(
     profile: str,
     measure: str = "accuracy",
     root: Path | None = None,
+    step: int | None = None,  # compare the students after so many steps; None: after the last
 ) -> DataFrame:  # student, mean, low, high, seeds, n; empty if no pair is finished
     "The paired difference between the runs of two arms, as far as they are finished."
     root = root or project_root()
     settings = read_profile(profile, root)
     sides = [found_records(configs_of(a, settings), settings, root) for a in (better, than)]
-    if not all(sides):
+    tested = [[at_budget(r, step) for r in side.values()] for side in sides]
+    frames = [results_frame(r for r in side if r) for side in tested]
+    if any(frame.empty for frame in frames):
         return paired_effect(None, None, measure)
-    return paired_effect(*(results_frame(side.values()) for side in sides), measure)
+    return paired_effect(*frames, measure)

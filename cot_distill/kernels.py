@@ -18,7 +18,7 @@ from importlib import import_module
 from subprocess import PIPE, Popen
 
 # %% ../nbs/27_kernels.ipynb #adbdb6d6
-from jupyter_client import AsyncKernelManager
+from jupyter_client.manager import AsyncKernelManager
 
 # %% ../nbs/27_kernels.ipynb #6f02bf30
 def can_fork() -> bool:
@@ -32,7 +32,7 @@ def can_fork() -> bool:
 
 # %% ../nbs/27_kernels.ipynb #de1b0010
 def serve(*modules: str):
-    "Import `modules`, then fork a kernel for each order on standard input, as long as that is safe."
+    "Import `modules`, then fork a kernel for each order on standard input, while that is safe."
     answers, me = os.fdopen(os.dup(1), "w"), os.getpid()
     os.dup2(2, 1)  # what an import prints is no answer
     for module in (*modules, "ipykernel.kernelapp"):
@@ -87,7 +87,7 @@ class ForkedKernel:
                 self.returncode = 1  # without its parent it ends
         return self.returncode
 
-    wait = poll  # which is called when `poll` has found it ended
+    wait = poll  # it is called when `poll` has found the end
 
     def send_signal(self, signum: int):
         if self.returncode is None:
@@ -98,43 +98,37 @@ class ForkedKernel:
 
 # %% ../nbs/27_kernels.ipynb #d5a757c5
 class ForkedKernels(AsyncKernelManager):
-    "Starts kernels as forks of `server`, and in the ordinary way where it is gone."
+    "Starts kernels as forks of `server`, and in the ordinary way when it is gone."
 
-    server, env, started = None, {}, []
+    server: Popen
+    env: dict[str, str] = {}
+    started: list = []  # processes, in order
 
     async def _async_launch_kernel(self, command, cwd=None, env=None, **settings):
-        env = env | self.env
+        env = (env or {}) | self.env
+        arguments = command[command.index("-f") :]
+        folder = str(cwd or os.getcwd())
         try:
-            process = ForkedKernel(
-                self.server,
-                arguments=command[command.index("-f") :],
-                cwd=str(cwd or os.getcwd()),
-                env=env,
-            )
+            process = ForkedKernel(self.server, arguments=arguments, cwd=folder, env=env)
         except (OSError, ValueError):
             if self.server.stdin.closed:
                 raise
             await super()._async_launch_kernel(command, cwd=cwd, env=env, **settings)
         else:
-            self.provisioner.process, self.provisioner.pid, self.provisioner.pgid = (
-                process,
-                process.pid,
-                process.pid,
-            )
+            self.provisioner.process = process
+            self.provisioner.pid = self.provisioner.pgid = process.pid
         self.started.append(self.provisioner.process)
 
 # %% ../nbs/27_kernels.ipynb #ce3b3d2f
 @contextmanager
-def forked_kernels(
-    *modules: str, **env: str
-):  # gives a class for papermill's and nbclient's `kernel_manager_class`
+def forked_kernels(*modules: str, **env: str):  # yields a class for `kernel_manager_class`
     "Kernels that have imported `modules`, with `env` added to their environment."
     command = [sys.executable, "-c", f"from cot_distill.kernels import serve; serve(*{modules!r})"]
-    seen = (
-        dict(MPLBACKEND="module://matplotlib_inline.backend_inline") | os.environ | env
-    )  # as a kernel sets it before matplotlib is imported
+    # a kernel sets this before matplotlib is imported
+    inline = dict(MPLBACKEND="module://matplotlib_inline.backend_inline")
+    env_seen = inline | os.environ | env
     with Popen(
-        command, env=seen, stdin=PIPE, stdout=PIPE, bufsize=0, start_new_session=True
+        command, env=env_seen, stdin=PIPE, stdout=PIPE, bufsize=0, start_new_session=True
     ) as server:
         started = []
         try:

@@ -10,8 +10,9 @@ __all__ = ['KINDS', 'TEACHERS', 'SCHEDULES', 'PACKAGE', 'spelled', 'Knobs', 'Dat
            'run_key', 'Data', 'open_teacher', 'lab_endpoint', 'load_split', 'limited', 'open_data',
            'made_counterfactuals', 'study', 'rationale_requests', 'requests_of', 'ask_teacher', 'token_count',
            'steps_of', 'open_student', 'tested', 'scores', 'spelling', 'unknown_rate', 'prediction_rows', 'steps_in',
-           'curve_callback', 'Teaching', 'Run', 'trained_student', 'environment', 'bare', 'imports_of', 'modules_of',
-           'code_digest', 'code_of', 'taught', 'trained_metrics', 'record_of', 'execute']
+           'read_curve', 'curve_callback', 'Teaching', 'Run', 'trained_student', 'environment', 'bare', 'imports_of',
+           'modules_of', 'code_digest', 'code_of', 'taught', 'trained_metrics', 'record_of', 'execute', 'model_card',
+           'keep_student']
 
 # %% ../nbs/22_run.ipynb #bf927be7
 import ast
@@ -281,9 +282,9 @@ def run_config(**parameters) -> RunConfig:  # ValueError for a value that makes 
     config = RunConfig(**given)
     for name in choices():
         check_choice(name, getattr(config, name))
+    check_questions(config)
     check_teacher(config)
     check_loss(config)
-    check_questions(config)
     check_steps(config)
     method = METHODS[config.method]
     settings = LOSSES[method.loss].settings if method.loss else {}
@@ -587,7 +588,7 @@ def scores(config: RunConfig, data: Data, predictions: dict) -> dict:  # of `tes
     from cot_distill.evaluation import metrics, mode_metrics
 
     tests = {config.benchmark: data.test} | data.tests
-    cued = data.world and data.world.cued  # the option that the lab's spurious cue points to
+    cued = data.world and data.world.cued_option  # the option that the lab's spurious cue points to
     measure = lambda test, modes: mode_metrics(modes, tests[test], data.group_of, cued)
     first = METHODS[config.method].modes[0]
     own = metrics(predictions[config.benchmark][first], data.group_of)
@@ -645,8 +646,19 @@ def steps_in(rationale: str, question, check: Callable | None) -> list[dict]:
     return [dict(sentence=sentence, verdict=verdict) for sentence, verdict in said]
 
 # %% ../nbs/22_run.ipynb #0a6a0185
-def curve_callback(config: RunConfig, data: Data, student, curve: list):  # a `TrainerCallback`
-    "Append the student's scores to `curve` after each budget of steps."
+def read_curve(file: Path) -> list[dict]:
+    "The scores that a training has written so far."
+    return json.loads(file.read_text(encoding="utf8")) if file.exists() else []
+
+
+def curve_callback(
+    config: RunConfig,
+    data: Data,
+    student,
+    file: Path,  # keeps the curve, for a training that is resumed
+    budgets: dict[int, int],  # step of the optimiser -> the budget that it stands for
+):  # a `TrainerCallback`
+    "Write the student's scores to `file` after each budget of steps."
     from transformers import TrainerCallback
 
     from cot_distill.evaluation import metrics, predict
@@ -656,13 +668,13 @@ def curve_callback(config: RunConfig, data: Data, student, curve: list):  # a `T
             if state.global_step not in budgets:
                 return
             found = scores(config, data, tested(config, data, student))
-            found["step"] = state.global_step
+            found |= dict(step=budgets[state.global_step], steps_taken=state.global_step)
             if data.held_out:
                 found["held_out"] = metrics(predict(student, data.held_out), data.group_of)
-            curve.append(found)
+            before = [p for p in read_curve(file) if p["step"] != found["step"]]
+            file.write_text(json.dumps([*before, found]), encoding="utf8")
             student.model.train()
 
-    budgets = budgets_of(config)
     return Curve()
 
 # %% ../nbs/22_run.ipynb #b37fdb80
@@ -769,6 +781,9 @@ def trained_student(run: Run):  # `Trained`
     steps = steps_of(config, run.data, run.student, run.rows)
     folder = run.cache / "training" / f"{config.name}-{run.key}"
     loss = LOSSES[run.method.loss].load() if run.method.loss else None
+    budgets = {max(1, round(b * steps / config.steps)): b for b in budgets_of(config)}
+    file = folder / "curve.json"
+    callback = curve_callback(config, run.data, run.student, file, budgets)
     trained = train(
         run.student,
         run.rows,
@@ -781,7 +796,7 @@ def trained_student(run: Run):  # `Trained`
         config.batch_size // config.accumulate,
         config.lr,
         seed=config.seed,
-        callbacks=[curve_callback(config, run.data, run.student, run.curve)],
+        callbacks=[callback],
         gradient_accumulation_steps=config.accumulate,
         lr_scheduler_type=SCHEDULES[config.schedule],
         bf16=run.precision == "bf16",
@@ -789,6 +804,7 @@ def trained_student(run: Run):  # `Trained`
         save_steps=max(500, steps // 4),
         save_total_limit=1,
     )
+    run.curve = read_curve(file)
     shutil.rmtree(folder, ignore_errors=True)
     return trained
 
@@ -907,3 +923,32 @@ def record_of(run: Run, profile: str = "") -> dict:
 def execute(config: RunConfig, cache="data/cache", hub: str = "", profile: str = "") -> dict:
     "Make a run from its configuration and give its record."
     return record_of(Run(config, cache, hub), profile)
+
+# %% ../nbs/22_run.ipynb #bf0ac4ae
+def model_card(record: Mapping) -> str:  # Markdown with the hub's header
+    "The card of a student, made from its run's record."
+    config, found, by = record["config"], record["metrics"], record["environment"]
+    rows = dict(
+        parent=config["student"],
+        questions=f"{config['benchmark']} ({found['examples']['questions']:,} taught)",
+        method=config["method"],
+        teacher=config["teacher"],
+        **{"rationale language": config["rationale_language"], "seed": config["seed"]},
+        steps=found["steps_taken"],
+        accuracy=f"{found['accuracy']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+        f" on {found['n']:,} questions (95% Wilson interval)",
+        **{"made with": f"cot_distill {by['version']}, torch {by['torch']}, {by['date']}"},
+    )
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    hub = "" if ":" in config["student"] else f"base_model: {config['student']}\n"
+    header = f"---\nlibrary_name: transformers\n{hub}tags: [cot_distill, distillation]\n---\n"
+    licences = "The licences of the parent, the questions and the teacher's words hold for it too."
+    return f"{header}\n# {record['name']}\n\n| | |\n|---|---|\n{table}\n\n{licences}\n"
+
+# %% ../nbs/22_run.ipynb #82a26953
+def keep_student(run: Run, record: Mapping, folder) -> Path:
+    "Save the trained student with its card."
+    folder = Path(folder)
+    run.student.save(folder)
+    (folder / "README.md").write_text(model_card(record), encoding="utf8")
+    return folder

@@ -163,9 +163,14 @@ def names(store) -> set[str]:
 
 # %% ../nbs/29_runner.ipynb #439cd7cb
 def make_runs(
-    configs: list[RunConfig], profile: Profile, root: Path, places: list, progress: bool
+    configs: list[RunConfig],
+    profile: Profile,
+    root: Path,
+    places: list,
+    progress: bool,
+    keep: str = "",
 ) -> Iterator[Outcome]:
-    "Execute the single-run notebook for each configuration."
+    "Execute the single-run notebook for each configuration; `keep`: a folder for its student."
     from tqdm import tqdm
 
     notebook = notebook_of("run", root)
@@ -174,7 +179,7 @@ def make_runs(
     def make(config, kernels):
         bar.set_postfix_str(config.name.removeprefix(f"{config.benchmark}-"))
         parameters = {k: dict(v) if isinstance(v, dict) else v for k, v in asdict(config).items()}
-        parameters |= dict(profile=profile.name, hub=profile.hub)
+        parameters |= dict(profile=profile.name, hub=profile.hub, keep=keep)
         output = run_path(config, profile, root).with_suffix(".ipynb")
         return run_notebook(notebook, output, parameters, root, kernels)
 

@@ -470,7 +470,7 @@ def loop(student, rows, logps, steps, batch_size):  # tokens trained on
     "AdamW on `d_cot_nr`, written by hand."
     import torch
 
-    from cot_distill.losses import d_cot_nr, orpo
+    from cot_distill.losses import d_cot_nr
 
     optimizer, order, tokens = (
         torch.optim.AdamW(student.model.parameters(), lr=1e-3, fused=True),

@@ -29,7 +29,7 @@ from transformers.trainer_callback import PrinterCallback
 
 # %% ../nbs/20_training.ipynb #ac93b044
 from .logprobs import plain_logps, positions, products, shared_logps
-from .losses import FOCI, d_cot_nr
+from .losses import FOCUS_MASKS, d_cot_nr
 from .questions import LETTERS
 from .students import ANSWER_MARK, ARCHITECTURES, Student, load_student, small_student
 
@@ -104,8 +104,8 @@ class DistillTrainer(Trainer):
         focus: str = "all",
         **settings,
     ):
-        if focus not in FOCI:
-            raise ValueError(f"focus={focus!r}: choose one of {', '.join(FOCI)}")
+        if focus not in FOCUS_MASKS:
+            raise ValueError(f"focus={focus!r}: choose one of {', '.join(FOCUS_MASKS)}")
         super().__init__(
             model=student.model,
             args=args,
@@ -116,7 +116,7 @@ class DistillTrainer(Trainer):
         self.student, self.loss, self.focus, self.loss_is_scaled_for_ga = (
             student,
             partial(d_cot_nr, negative=negative, alpha=alpha, **settings),
-            FOCI[focus],
+            FOCUS_MASKS[focus],
             True,
         )
         self.tokens = self.positions = 0  # real ones, and with padding

@@ -11,11 +11,11 @@ import re
 from collections import Counter
 
 # %% ../nbs/16_views.ipynb #6e00801f
-from .counterfactual import locate
+from .counterfactual import inflects_in, locate
 from .languages import rationale_language
 from .prompts import answer_statements
 from .questions import Question, draw
-from .records import CONTROLS, Example, Examples, Rationale, Target
+from .records import CONTROLS, Example, Examples, QuestionIndex, Rationale, Target
 from .teacher import Request
 
 # %% ../nbs/16_views.ipynb #05c31522
@@ -25,34 +25,34 @@ def view_requests(
     language: str = "native",  # of the rationales: native or en
 ) -> list[Request]:
     "One request for each question and view."
-    return [
-        Request(q, rationale_language(q, language), view=view) for q in questions for view in views
-    ]
+    asked = [(q, view) for q in questions for view in views]
+    return [Request(q, rationale_language(q, language), view=view) for q, view in asked]
 
 # %% ../nbs/16_views.ipynb #208eaa38
 def names_option(text: str, question: Question, letter: str) -> bool:
-    "Does `text` speak of an option, by its letter in brackets or at the start of a line, or by its text?"
+    "Does `text` speak of an option: by letter in brackets or opening a line, or by its text?"
     by_letter = re.search(rf"\({letter}\)|^\W*{letter}[).:]|\b[Oo]ption {letter}\b", text, re.M)
-    return bool(by_letter or locate(question.choices[letter], text))
+    return bool(by_letter or locate(question.choices[letter], text, inflects_in(question)))
 
 
 def forgotten(text: str, question: Question) -> list[str]:  # letters
     "The wrong options that a rationale says nothing of."
-    return [
-        letter
-        for letter in question.choices
-        if letter != question.answer and not names_option(text, question, letter)
-    ]
+    wrong = [letter for letter in question.choices if letter != question.answer]
+    return [letter for letter in wrong if not names_option(text, question, letter)]
 
 # %% ../nbs/16_views.ipynb #7e365b15
 def view_of(
-    text: str, question: Question, answer: str | None
-) -> str:  # `answer`: the letter that the text ends in
-    "The view that a rationale takes: pvc, nvc, mixed, or none where it speaks of no option."
+    text: str,
+    question: Question,
+    answer: str | None,  # the letter that the text ends in
+) -> str:  # pvc, nvc, mixed, or none when it speaks of no option
+    "The view that a rationale takes."
     named = {letter for letter in question.choices if names_option(text, question, letter)}
     if not named or answer is None:
         return "none"
-    return "pvc" if named == {answer} else "mixed" if answer in named else "nvc"
+    if named == {answer}:
+        return "pvc"
+    return "mixed" if answer in named else "nvc"
 
 # %% ../nbs/16_views.ipynb #fcf58b16
 def view_fault(rationale: Rationale, question: Question) -> str | None:  # the reason, or None
@@ -63,18 +63,14 @@ def view_fault(rationale: Rationale, question: Question) -> str | None:  # the r
         return "ends in another option"
     if not rationale.text:
         return "no reasoning"
-    if any(
-        named - {question.answer}
-        for _, _, named, _ in answer_statements(rationale.text, question.choices)
-    ):
+    stated = answer_statements(rationale.text, question.choices)
+    if any(named - {question.answer} for _, _, named, _ in stated):
         return "contradicts itself"
-    return (
-        "forgets an option"
-        if rationale.view == "nvc" and forgotten(rationale.text, question)
-        else None
-    )
+    if rationale.view == "nvc" and forgotten(rationale.text, question):
+        return "forgets an option"
+    return None
 
-
+# %% ../nbs/16_views.ipynb #0f4818b9
 def view_examples(
     questions: list[Question],
     rationales: list[Rationale],  # of these questions and possibly of others
@@ -82,23 +78,17 @@ def view_examples(
     tokens: bool = True,  # does the student see the control tokens?
 ) -> Examples:
     "The examples of multi-view distillation."
-    said, examples, left_out = {}, Examples(), Counter()
-    for r in rationales:
-        said.setdefault((r.question_id, r.view), []).append(r)
+    groups, examples, left_out = QuestionIndex(questions).group(rationales), Examples(), Counter()
     for q in questions:
         for view in views:
-            faults = [view_fault(r, q) for r in said.get((q.id, view), [])]
-            good = [r for r, why in zip(said.get((q.id, view), []), faults) if not why]
-            if good:
-                examples.append(
-                    Example(
-                        q,
-                        (Target(good[0].text, q.answer),),
-                        control=CONTROLS.get(view) if tokens else None,
-                    )
-                )
-            else:
+            said = [r for r in groups.get(q.key, []) if r.view == view]
+            faults = [view_fault(r, q) for r in said]
+            if None not in faults:
                 left_out[f"{view}: {faults[0] if faults else 'no reply'}"] += 1
+                continue
+            good = said[faults.index(None)]
+            control = CONTROLS.get(view) if tokens else None
+            examples.append(Example(q, (Target(good.text, q.answer),), control=control))
     examples.left_out = left_out
     return examples
 

@@ -1,23 +1,38 @@
 """Check and run the notebooks: `python tests/notebooks.py`.
 
-The package is what the notebooks export, the notebooks are clean, and README.md is the index.
-Then every component notebook runs from top to bottom; one that passed is not run again until it
-or the package changes, so an interrupted check goes on where it was.
+The package is what the notebooks export, the notebooks are clean, formatted and carry a Colab
+badge, and README.md is the index. Every page of the documentation can be made, and every component
+notebook and guide runs from top to bottom. A notebook that passed is not run again until it or the
+package changes, so an interrupted check goes on where it was.
+
+    --badges [NOTEBOOK …]  write badge and install cell into all notebooks, or into these
+    --readme               write README.md from the index
+    --lint                 drop from pyproject.toml what the list of style faults no longer needs
 """
 
 import hashlib
+import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
+import warnings
+from contextlib import chdir, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
+from nbdev.serve import proc_nbs
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 PASSED = ROOT / "data" / "cache" / "passed"
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))
+REPOSITORY = SETTINGS["project"]["urls"]["Repository"]
+DOCUMENTATION = SETTINGS["project"]["urls"]["Docs"]
 
 
 def call(*command, cwd=ROOT):
@@ -26,18 +41,181 @@ def call(*command, cwd=ROOT):
     )
 
 
+def notebooks(root=ROOT):
+    return sorted(p for p in (root / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def read(notebook):
+    return json.loads(notebook.read_text(encoding="utf8"))
+
+
+# Badges and the install cell
+
+
+def badge(alt, image, target):
+    return f"[![{alt}]({image})]({target})"
+
+
+def badges(path):
+    "Badges of the notebook at `path`, seen from the root: Colab for all, the rest for the index."
+    slug = REPOSITORY.removeprefix("https://github.com/")
+    colab = "https://colab.research.google.com"
+    shields = "https://img.shields.io"
+    runs = f"{REPOSITORY}/actions/workflows/test.yaml"
+    first = badge(
+        "Open in Colab",
+        f"{colab}/assets/colab-badge.svg",
+        f"{colab}/github/{slug}/blob/main/{path}",
+    )
+    if path != "nbs/index.ipynb":
+        return first
+    return "\n".join(
+        [
+            first,
+            badge("tests", f"{runs}/badge.svg", runs),
+            badge("docs", f"{shields}/badge/docs-site-0072B2", DOCUMENTATION),
+            badge(
+                "licence",
+                f"{shields}/badge/licence-Apache_2.0-117733",
+                f"{REPOSITORY}/blob/main/LICENSE",
+            ),
+        ]
+    )
+
+
+INSTALL = f"""#| hide
+from importlib.util import find_spec
+
+if not find_spec("cot_distill"):  # on Colab
+    %pip install -q "cot_distill[notebooks] @ git+{REPOSITORY}"
+"""
+
+
+def with_badge(nb, path):
+    "The notebook with badge, and install cell if it runs code, after its title."
+    badge_cell = dict(cell_type="markdown", id="colab-badge", metadata={}, source=badges(path))
+    install = dict(cell_type="code", id="colab-install", metadata={}, source=INSTALL.strip())
+    install |= dict(execution_count=None, outputs=[])
+    for cell in (badge_cell, install):
+        cell["source"] = cell["source"].splitlines(keepends=True)
+    own = [c for c in nb["cells"] if c["id"] not in (badge_cell["id"], install["id"])]
+    added = [badge_cell, install] if any(c["cell_type"] == "code" for c in own) else [badge_cell]
+    return nb | dict(cells=[own[0], *added, *own[1:]])
+
+
+def write_badges(paths, root=ROOT):
+    for path in paths:
+        nb = with_badge(read(path), path.relative_to(root).as_posix())
+        text = json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+        path.write_text(text, encoding="utf8")
+
+
+# README.md
+
+
+def shown(cell):
+    "A cell as Markdown: its text, or its code and its result."
+    if cell["cell_type"] == "markdown":
+        return source(cell)
+    code = source(cell)
+    if code.startswith("#| hide"):
+        return ""
+    parts = [] if "#| echo: false" in code else [f"```python\n{code}\n```"]
+    for output in cell["outputs"]:
+        data = output.get("data", {})
+        for kind in ("text/markdown", "text/html", "text/plain"):
+            if kind in data:
+                text = "".join(data[kind]).strip()
+                parts.append(f"```\n{text}\n```" if kind == "text/plain" else text)
+                break
+    return "\n\n".join(parts)
+
+
+def readme():
+    "The index notebook as Markdown, its links seen from the root."
+    index = read(ROOT / "nbs" / "index.ipynb")
+    text = "\n\n".join(filter(None, map(shown, index["cells"])))
+    text = re.sub(r"\]\((?!http|#|\.\./)([^)]+)\)", r"](nbs/\1)", text)
+    return text.replace("](../", "](").strip() + "\n"
+
+
+# Style
+
+
+def faults():
+    "Style faults by file and code, no exception made: {file: {code: lines}}."
+    bare = ("--config", "lint.per-file-ignores = {}", "--output-format", "json")
+    found = {}
+    for fault in json.loads(call("ruff", "check", "--no-cache", *bare, ".").stdout):
+        name = Path(fault["filename"]).relative_to(ROOT).as_posix()
+        cell = f"cell {fault['cell']} " if fault.get("cell") else ""
+        place = f"{cell}line {fault['location']['row']}"
+        found.setdefault(name, {}).setdefault(fault["code"], []).append(place)
+    return found
+
+
+def allowed():
+    "Faults that are on the list in pyproject.toml: {file: codes}."
+    return SETTINGS["tool"]["ruff"]["lint"].get("per-file-ignores", {})
+
+
+def new_faults(found):
+    "Faults that are not on the list, a line each."
+    return [
+        f"{name}: {code} at {', '.join(places[:5])}"
+        for name, codes in sorted(found.items())
+        for code, places in codes.items()
+        if code not in allowed().get(name, [])
+    ]
+
+
+def mended(found):
+    "Entries of the list that have no fault any more, a line each."
+    return [
+        f"{name}: {code}"
+        for name, codes in allowed().items()
+        for code in codes
+        if code not in found.get(name, {})
+    ]
+
+
+def shrink(found):
+    "Write the list anew: no entry is added, and mended ones go."
+    kept = {
+        name: [code for code in codes if code in found.get(name, {})]
+        for name, codes in allowed().items()
+    }
+    lines = [f"{json.dumps(name)} = {json.dumps(codes)}" for name, codes in kept.items() if codes]
+    path = ROOT / "pyproject.toml"
+    head, title, rest = path.read_text(encoding="utf8").partition(
+        "[tool.ruff.lint.per-file-ignores]\n"
+    )
+    tail = rest[rest.index("\n[") :] if "\n[" in rest else ""
+    path.write_text(head + title + "".join(f"{line}\n" for line in lines) + tail, encoding="utf8")
+
+
+# Checks
+
+
+def copied(folder):
+    "A copy of what notebooks and package are made from."
+    skip = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+    for name in ("nbs", "cot_distill"):
+        shutil.copytree(ROOT / name, folder / name, ignore=skip)
+    for name in ("pyproject.toml", "settings.ini"):
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
 def out_of_step():
-    "Files that would change if everything were exported and cleaned again."
+    "Files that would change if everything were exported, cleaned and badged again."
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder)
-        for name in ("nbs", "cot_distill"):
-            shutil.copytree(
-                ROOT / name,
-                copy / name,
-                ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"),
-            )
-        for name in ("pyproject.toml", "settings.ini"):
-            shutil.copy(ROOT / name, copy / name)
+        copy = copied(Path(folder))
+        write_badges(notebooks(copy), copy)
         for command in ("nbdev-export", "nbdev-clean"):
             done = call(command, cwd=copy)
             if done.returncode:
@@ -55,68 +233,76 @@ def out_of_step():
         ]
 
 
-def readme():
-    "The index notebook as Markdown, its links to notebooks seen from the root."
-    done = call(
-        "jupyter",
-        "nbconvert",
-        "--log-level",
-        "ERROR",
-        "--to",
-        "markdown",
-        "--stdout",
-        ROOT / "nbs" / "index.ipynb",
-    )
-    shown = lambda block: (
-        block[0]
-        if block[1]
-        else ""
-        if block[2].startswith("#| echo: false")
-        else f"```python\n{block[2]}```\n"
-    )
-    text = re.sub(r"^```(\w*)\n(.*?)^```\n", shown, done.stdout, flags=re.S | re.M)
-    return (
-        re.sub(
-            r"\n{3,}", "\n\n", re.sub(r"\]\((?!http)([\w/]+\.ipynb)\)", r"](nbs/\1)", text)
-        ).strip()
-        + "\n"
-    )
-
-
-def passing(notebook):
-    "Where it is noted that this notebook passed with this package."
+def mark(check, notebook):
+    "Where it is noted that this notebook passed this check with this package."
     sources = [notebook, *sorted((ROOT / "cot_distill").glob("*.py"))]
-    return (
-        PASSED
-        / f"{notebook.stem}-{hashlib.sha256(b''.join(s.read_bytes() for s in sources)).hexdigest()[:12]}"
-    )
+    digest = hashlib.sha256(b"".join(s.read_bytes() for s in sources)).hexdigest()[:12]
+    return PASSED / f"{check}-{notebook.stem}-{digest}"
 
 
-def failures():
-    "Component notebooks that do not run, with what they said."
+def page_fault(notebook, copy):
+    "Why nbdev cannot make a page of this notebook in `copy`; empty when it can."
+    with warnings.catch_warnings(record=True) as heard, redirect_stdout(StringIO()), chdir(copy):
+        warnings.simplefilter("always")
+        try:
+            proc_nbs(n_workers=0, file_glob=notebook.name)
+        except Exception as e:  # whatever the notebook's own cells raise
+            return str(e)[-1500:]
+    said = [str(w.message) for w in heard]
+    return "\n".join(s for s in said if "imports and other code" in s or "YAML" in s)[-1500:]
+
+
+def run_fault(notebook, copy):
+    "Why the notebook does not run; empty when it does."
+    done = call("nbdev-test", "--n-workers", 0, notebook)
+    return done.returncode and f"{done.stdout[-2000:]}{done.stderr[-2000:]}"
+
+
+def failures(check, named, fault):
+    "Notebooks that do not pass a check, with the reason."
     PASSED.mkdir(parents=True, exist_ok=True)
-    notebooks, failed = sorted((ROOT / "nbs").glob("[0-9]*.ipynb")), []
-    with tqdm(notebooks, "notebooks", unit="notebook") as bar:
+    failed = []
+    with tempfile.TemporaryDirectory() as folder, tqdm(named, check, unit="notebook") as bar:
+        copy = copied(Path(folder))
         for notebook in bar:
             bar.set_postfix_str(notebook.stem)
-            if passing(notebook).exists():
+            if mark(check, notebook).exists():
                 continue
-            done = call("nbdev-test", "--n-workers", 0, notebook)
-            if done.returncode:
-                failed.append(f"{notebook.name}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+            if said := fault(notebook, copy):
+                failed.append(f"{notebook.name} ({check})\n{said}")
             else:
-                passing(notebook).touch()
+                mark(check, notebook).touch()
     return failed
 
 
-if __name__ == "__main__":
-    if "--readme" in sys.argv:
-        sys.exit((ROOT / "README.md").write_text(readme(), encoding="utf8") == 0)
+def check():
+    found = faults()
+    if new := new_faults(found):
+        sys.exit("style (ruff check):\n  " + "\n  ".join(new))
+    if old := mended(found):
+        sys.exit("mended; run `python tests/notebooks.py --lint`:\n  " + "\n  ".join(old))
+    if (done := call("ruff", "format", "--check", ".")).returncode:
+        sys.exit(f"run `ruff format`:\n{done.stdout}")
     if stale := out_of_step():
         sys.exit(
             "not in step; run `make notebooks` (or nbdev-export and nbdev-clean) and commit:\n  "
             + "\n  ".join(stale)
         )
-    if failed := failures():
+    run = [n for n in notebooks() if n.name[0].isdigit() or n.parent.name == "guides"]
+    failed = failures("page", notebooks(), page_fault) + failures("run", run, run_fault)
+    if failed:
         sys.exit("\n\n".join(failed))
-    print("notebooks are clean, in step with the package, and run")
+    print("notebooks are clean, in step with the package, and run; every page can be made")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("MPLBACKEND", "agg")
+    if "--badges" in sys.argv:
+        named = [Path(a).resolve() for a in sys.argv[1:] if a.endswith(".ipynb")]
+        write_badges(named or notebooks())
+    elif "--readme" in sys.argv:
+        (ROOT / "README.md").write_text(readme(), encoding="utf8")
+    elif "--lint" in sys.argv:
+        shrink(faults())
+    else:
+        check()

@@ -1,24 +1,32 @@
-"Counterfactuals and views from a local endpoint that goes wrong in every way, on everyday questions of our own."
+"Counterfactuals and views from an endpoint that goes wrong in every way, on our own questions."
 
+import os
+import sys
 from collections import Counter
 from dataclasses import replace
+from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
-from cot_distill.endpoint import EndpointTeacher
-from cot_distill.records import CONTROLS
 from everyday import ASTRAY, LINES, QUESTIONS, ScriptServer
 
 from cot_distill.counterfactual import (
     Rehearsal,
+    base_forms,
     counterfactuals,
+    inflects_in,
+    lemma,
     locate,
     mask,
     refill_fault,
     targets,
 )
+from cot_distill.diversity import select
+from cot_distill.endpoint import EndpointTeacher
 from cot_distill.prompts import MASK
-from cot_distill.questions import Question
-from cot_distill.teacher import read_rationales
+from cot_distill.questions import Question, load_questions
+from cot_distill.records import CONTROLS, Completion, Rationale
+from cot_distill.teacher import RecordedTeacher, read_rationales
 from cot_distill.views import forgotten, view_examples, view_of, view_requests
 
 
@@ -46,8 +54,8 @@ def made(teacher):
 
 
 def test_thirty_questions_and_every_fate():
-    assert len(LINES) >= 30 and len({l.id for l in LINES}) == len(LINES)
-    fates = {l.fate for l in LINES}
+    assert len(LINES) >= 30 and len({line.id for line in LINES}) == len(LINES)
+    fates = {line.fate for line in LINES}
     assert {f.partition(":")[0] for f in fates} == {
         "kept",
         "topic words",
@@ -59,7 +67,7 @@ def test_thirty_questions_and_every_fate():
 
 def test_each_question_meets_its_fate(made):
     assert {a.original.id: a.reason or "kept" for a in made.attempts} == {
-        l.id: l.fate for l in LINES
+        line.id: line.fate for line in LINES
     }
     counts = made.counts
     assert (
@@ -70,13 +78,13 @@ def test_each_question_meets_its_fate(made):
     )
     assert (
         counts["dropped"]
-        == Counter(l.fate for l in LINES if l.fate != "kept")
+        == Counter(line.fate for line in LINES if line.fate != "kept")
         == dict(made.dropped)
     )
 
 
 def test_what_is_kept(made):
-    by = {l.id: l for l in LINES}
+    by = {line.id: line for line in LINES}
     for q in made:
         id, target = q.id.split("~")
         line = by[id]
@@ -90,7 +98,7 @@ def test_options_of_quarel_survive(made):
     "What the question offers is named in it as often as before."
     for q in made:
         if q.benchmark == "quarel":
-            original = next(l.question for l in LINES if l.id == q.id.split("~")[0])
+            original = next(line.question for line in LINES if line.id == q.id.split("~")[0])
             for text in q.choices.values():
                 assert len(locate(text, q.stem)) == len(locate(text, original.stem))
 
@@ -117,7 +125,7 @@ def test_nothing_is_asked_twice(server, teacher, made):
     again = counterfactuals(QUESTIONS, teacher, strategy="teacher")
     assert list(again) == list(made) and again.counts == made.counts and server.asked == before
     reached = lambda *stages: sum(
-        l.fate.partition(":")[0] in stages or l.fate == "kept" for l in LINES
+        line.fate.partition(":")[0] in stages or line.fate == "kept" for line in LINES
     )
     assert (
         before["topic"] == len(LINES)
@@ -172,7 +180,7 @@ def test_random_targets():
 def test_requests_that_cannot_be():
     with pytest.raises(ValueError, match="did you mean 'random'"):
         counterfactuals(QUESTIONS, None, strategy="randm")
-    with pytest.raises(ValueError, match="share an id"):
+    with pytest.raises(ValueError, match="share benchmark, language and id"):
         counterfactuals([QUESTIONS[0]] * 2, None)
 
 
@@ -331,3 +339,155 @@ def test_views_without_tokens_and_one_view(views):
 def test_every_way_to_speak_of_an_option(text, left):
     q = Question("q", "t", "en", "What holds tea?", dict(A="pot", B="cup", C="lid"), "B")
     assert "".join(forgotten(text, q)) == left
+
+
+# dictionaries
+
+LEMMAS = dict(en=dict(children="child", kept="keep"), hbs=dict(djeca="dijete"), xx={})
+
+
+def lemmatize(word, lang):
+    if lang not in LEMMAS:
+        raise ValueError(f"no language {lang}")
+    return LEMMAS[lang].get(word, word).title()
+
+
+@pytest.fixture(params=["with a dictionary", "without"])
+def dictionary(request, monkeypatch):
+    known = request.param == "with a dictionary"
+    module = SimpleNamespace(lemmatize=lemmatize) if known else None
+    monkeypatch.setitem(sys.modules, "simplemma", module)
+    lemma.cache_clear()
+    yield known
+    lemma.cache_clear()
+
+
+def test_irregular_forms_come_from_the_dictionary(dictionary):
+    meet = lambda a, b, language: bool(base_forms(a, language) & base_forms(b, language))
+    pairs = [("children", "child", "en"), ("Kept", "keep", "en"), ("djeca", "dijete", "hr")]
+    assert [meet(*pair) for pair in pairs] == [dictionary] * 3
+    assert meet("eggs", "egg", "en") and meet("eggs", "egg", "vi")  # with or without
+    assert not meet("children", "child", None) and not meet("djeca", "dijete", "vi")
+
+
+def test_the_dictionary_serves_benchmarks_and_never_the_lab(dictionary):
+    q = Question("q", "arc_easy", "en", "Where do children play?", dict(A="inn", B="yard"), "B")
+    assert mask(q, ["child"]).missing == (() if dictionary else ("child",))
+    assert len(locate("child", q.stem, inflects_in(q))) == dictionary
+    for benchmark in ("lab", "lab:shelter"):
+        assert mask(replace(q, benchmark=benchmark), ["child"]).missing == ("child",)
+    text = "(A) no. Children sleep there."
+    child = replace(q, choices=dict(A="inn", B="yard", C="child"))
+    assert forgotten(text, child) == ([] if dictionary else ["C"])
+    refill = "Where do kept dogs play?"
+    keep = replace(q, choices=dict(A="keep", B="yard"))
+    fault = refill_fault(refill, f"Where do {MASK} play?", keep, "A")
+    assert fault == ("names the answer" if dictionary else None)
+
+
+@pytest.mark.skipif(not find_spec("simplemma"), reason="simplemma is not installed")
+@pytest.mark.parametrize(
+    "language, pairs",
+    [
+        ("en", "knives knife, children child, kept keep, geese goose, wrote write"),
+        ("de", "Häuser Haus, ging gehen, Kinder Kind"),
+        ("bg", "конят коня, децата дете, къщата къща"),
+        ("it", "uova uovo, andò andare, coltelli coltello"),
+    ],
+)
+def test_forms_of_simplemma(language, pairs):
+    for pair in pairs.split(", "):
+        a, b = (base_forms(word, language) for word in pair.split())
+        assert a & b, pair
+
+
+# questions that share an id
+
+EGGS = Question("q1", "kitchen", "en", "Where do eggs keep?", dict(A="oven", B="fridge"), "B")
+UOVA = replace(EGGS, language="it", stem="Dove si tengono le uova?", answer="A")
+OTHER = replace(EGGS, benchmark="farm", stem="Where are eggs found?", answer="A")
+PARALLEL = [EGGS, UOVA, OTHER]
+
+
+def rationale_of(q, view="cot", **changes):
+    says = dict(pvc="It is right.", nvc="(A) no. (B) no.").get(view, "So it is.")
+    text = f"{q.benchmark} {q.language}: {says}"
+    return Rationale(
+        q.id, q.language, view, "t", 0, text, q.answer, None, True, q.benchmark, q.language
+    )
+
+
+@pytest.mark.parametrize("order", [PARALLEL, PARALLEL[::-1]])
+def test_questions_of_one_id_keep_their_rationales(order):
+    rationales = [rationale_of(q, view) for q in PARALLEL for view in ("cot", "pvc", "nvc")]
+    plain = select(order, [r for r in rationales if r.view == "cot"], k=3, m=3)
+    assert [e.question for e in plain] == order and not plain.left_out
+    for e in [*plain, *view_examples(order, rationales)]:
+        (target,) = e.positives
+        assert target.answer == e.question.answer and not e.negatives
+        assert target.text.startswith(f"{e.question.benchmark} {e.question.language}:")
+
+
+def test_a_rationale_that_could_mean_two_questions_is_refused():
+    vague = replace(rationale_of(EGGS), benchmark=None, question_language=None)
+    for compose in (select, lambda qs, rs: view_examples(qs, rs, ("cot",))):
+        with pytest.raises(ValueError, match="could mean kitchen/en/q1 or kitchen/it/q1"):
+            compose([EGGS, UOVA], [vague])
+        assert compose([EGGS], [vague])[0].question == EGGS
+
+
+class Polyglot:
+    "Answers each question in its own words; the last asked comes first."
+
+    name = "polyglot"
+    asked = ()
+
+    def complete(self, requests):
+        self.asked = [*self.asked, *requests]
+        return [c for r in requests[::-1] for c in self.replies(r)]
+
+    def replies(self, r):
+        q = r.question
+        topics = dict(en="eggs", it="uova")[q.language]
+        refill = q.stem.replace(MASK, dict(kitchen="rolls", farm="nuts")[q.benchmark])
+        said = dict(topic=topics, refill=f"Question: {refill}")
+        text = said.get(r.view, f"Yes.\nAnswer: ({q.answer})")
+        of = dict(benchmark=q.benchmark, question_language=q.language, finish_reason="stop")
+        return [Completion(q.id, self.name, i, text, r.language, r.view, **of) for i in range(r.n)]
+
+
+def test_counterfactuals_of_questions_that_share_an_id():
+    made = counterfactuals(PARALLEL, Polyglot())
+    assert [(q.key, q.stem) for q in made] == [
+        (("kitchen", "en", "q1~A"), "Where do rolls keep?"),
+        (("kitchen", "it", "q1~B"), "Dove si tengono le rolls?"),
+        (("farm", "en", "q1~B"), "Where are nuts found?"),
+    ]
+    assert made.counts["questions"] == made.counts["kept"] == 3
+    with pytest.raises(ValueError, match="share benchmark, language and id"):
+        counterfactuals([*PARALLEL, UOVA], Polyglot())
+    rehearsal = Rehearsal(Polyglot())
+    assert len(counterfactuals(PARALLEL, rehearsal).attempts) == 3
+
+
+# recorded replies
+
+
+@pytest.mark.skipif(
+    not (os.environ.get("COT_DISTILL_RATIONALES") and os.environ.get("COT_DISTILL_HUB")),
+    reason="COT_DISTILL_RATIONALES or COT_DISTILL_HUB is not set",
+)
+def test_recorded_counterfactuals_of_commonsense_qa():
+    recording = f"{os.environ['COT_DISTILL_RATIONALES']}/counterfactual.commonsense_qa.jsonl.gz"
+    teacher = RecordedTeacher(recording)
+    train = load_questions("commonsense_qa", "train")
+    questions = [q for q in train if q.id in teacher.by_question]
+    made = counterfactuals(questions, teacher, paths=1, agree=1.0)
+    assert len(questions) == 560 and len(made) + made.dropped.total() == 560
+    assert set(made.dropped) == {"refill: other words changed", "paths: they disagree"}
+    assert len(made) == 550 or find_spec("simplemma") and len(made) > 540
+    assert made.counts["words_missing"] == 0
+    both = [*questions, *made]
+    rationales = read_rationales(teacher.complete(view_requests(both)), both)
+    examples = view_examples(both, rationales)
+    assert len(examples) == 2 * len(both) and not examples.left_out

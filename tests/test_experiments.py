@@ -18,34 +18,35 @@ import pytest
 from test_kernels import gone
 from typer.testing import CliRunner
 
-from cot_distill import experiments
+from cot_distill import experiments, runner
+from cot_distill.cli import app
 from cot_distill.evaluation import metrics, predict
 from cot_distill.experiments import (
     ARTEFACTS,
     Artefact,
-    RunConfig,
-    app,
     arm,
-    ask_teacher,
-    dry,
-    execute,
-    open_data,
-    open_student,
     plan,
     project_root,
     read_profile,
-    reproduce,
     results_of,
+)
+from cot_distill.kernels import ForkedKernel, forked_kernels
+from cot_distill.methods import LOSSES, METHODS, Registry, examples_of
+from cot_distill.results import Records, read_predictions, results_frame, save_run
+from cot_distill.run import (
+    Knobs,
+    RunConfig,
+    ask_teacher,
+    check_student,
+    code_of,
+    inputs_of,
+    open_data,
+    open_student,
     run_config,
     run_key,
-    shares,
-    side_by_side,
     typed,
-    write_run,
 )
-from cot_distill.figures import read_predictions, read_results
-from cot_distill.kernels import ForkedKernel, forked_kernels
-from cot_distill.methods import METHODS, examples_of
+from cot_distill.runner import forecast, reproduce, run_notebook, shares, side_by_side
 from cot_distill.training import train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,11 +78,12 @@ def notebook(file, *code, tag="parameters"):
 def test_the_single_run_takes_exactly_the_parameters_of_a_run():
     [cell] = cells(ROOT / "nbs/experiments/run.ipynb", "parameters")
     given = assigned(cell.source)
-    assert list(given) == [f.name for f in fields(RunConfig)] + ["profile", "hub"]
-    assert {name: type(value) for name, value in given.items()} == {
-        f.name: f.type for f in fields(RunConfig)
-    } | dict(profile=str, hub=str)
-    assert run_config(**{k: v for k, v in given.items() if k not in ("profile", "hub")})
+    assert set(given) == {f.name for f in fields(RunConfig)} | {"profile", "hub", "keep"}
+    kinds = {f.name: dict if f.type is Knobs else f.type for f in fields(RunConfig)}
+    assert {name: type(value) for name, value in given.items()} == kinds | dict(
+        profile=str, hub=str
+    )
+    assert run_config(**{k: v for k, v in given.items() if k not in ("profile", "hub", "keep")})
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda f: f.stem)
@@ -92,7 +94,7 @@ def test_experiments_have_one_parameters_cell_that_cleaning_keeps(file, tmp_path
     for name in (file, copy):
         [cell] = cells(name, "parameters")
         assert (
-            all(type(v) in (str, int, float, bool) for v in assigned(cell.source).values())
+            all(type(v) in (str, int, float, bool, dict) for v in assigned(cell.source).values())
             and nbformat.read(name, 4).metadata.kernelspec.name == "python3"
         )
         if name is file:
@@ -131,14 +133,14 @@ def test_every_profile_parses():
         profile = read_profile(name, ROOT)
         assert profile.students and profile.seeds
         for artefact in (name for name, a in ARTEFACTS.items() if a.arms):
-            if ARTEFACTS[artefact].lab and profile.parameters["benchmark"] != "lab":
+            if ARTEFACTS[artefact].lab and profile.combined["benchmark"] != ("lab",):
                 with pytest.raises(ValueError, match="only the lab has"):
                     plan(artefact, profile)
                 continue
             configs = plan(artefact, profile)
             assert len(set(configs)) == len(configs) and len(configs) >= len(
-                profile.special.get(artefact, profile).students
-            ) * len(profile.special.get(artefact, profile).seeds)
+                profile.for_artefact(artefact).students
+            ) * len(profile.for_artefact(artefact).seeds)
 
 
 @pytest.mark.parametrize("value, hub", [("", ""), ("mirror", "mirror"), ("$SOME_MIRROR", "there")])
@@ -198,7 +200,7 @@ def test_bad_settings(tmp_path, settings, why):
 
 
 def test_no_root(tmp_path):
-    with pytest.raises(ValueError, match="inside a clone"):
+    with pytest.raises(ValueError, match="cot-distill init"):
         project_root(tmp_path)
     assert project_root(ROOT / "nbs" / "experiments") == ROOT
 
@@ -206,21 +208,21 @@ def test_no_root(tmp_path):
 # running notebooks
 
 
-def test_execute_refuses_what_papermill_would_ignore(tmp_path):
+def test_a_notebook_refuses_what_papermill_would_ignore(tmp_path):
     tagged, untagged = (
         notebook(tmp_path / "a.ipynb", "steps = 1"),
         notebook(tmp_path / "b.ipynb", "steps = 1", tag=None),
     )
     with pytest.raises(ValueError, match="a.ipynb has no parameter 'stpes'; it has steps"):
-        execute(tagged, tmp_path / "out.ipynb", dict(stpes=2), tmp_path)
+        run_notebook(tagged, tmp_path / "out.ipynb", dict(stpes=2), tmp_path)
     with pytest.raises(ValueError, match="b.ipynb has no cell tagged 'parameters'"):
-        execute(untagged, tmp_path / "out.ipynb", dict(steps=2), tmp_path)
+        run_notebook(untagged, tmp_path / "out.ipynb", dict(steps=2), tmp_path)
     assert not (tmp_path / "out.ipynb").exists()
 
 
 def test_a_kernel_that_dies_is_a_failed_run(tmp_path):
     "As it does when memory runs out."
-    outcome = execute(
+    outcome = run_notebook(
         notebook(tmp_path / "dies.ipynb", "steps = 1", "import os; os._exit(9)"),
         tmp_path / "out.ipynb",
         dict(steps=2),
@@ -247,7 +249,7 @@ def test_a_forked_kernel_gives_the_digits_of_an_ordinary_one(tmp_path):
     )
     with forked_kernels("cot_distill.training") as forked:
         for name, kernels in dict(forked=forked, ordinary=None).items():
-            outcome = execute(
+            outcome = run_notebook(
                 ROOT / "nbs/experiments/run.ipynb",
                 tmp_path / f"{name}.ipynb",
                 asdict(config) | dict(profile=name),
@@ -256,12 +258,9 @@ def test_a_forked_kernel_gives_the_digits_of_an_ordinary_one(tmp_path):
             )
             assert outcome.state == "done", outcome.error
         assert sys.platform != "linux" or isinstance(forked.started[0], ForkedKernel)
-    one, other = (
-        read_results(tmp_path / "data/results" / name).drop(
-            columns=["seconds", "tokens_per_second", "peak_mb", "profile"], errors="ignore"
-        )
-        for name in ("forked", "ordinary")
-    )
+    stored = lambda name: Records(tmp_path / f"data/results/{name}.jsonl.gz").load().values()
+    timed = ["seconds", "tokens_per_second", "peak_mb", "wall_seconds"]
+    one, other = (results_frame(stored(n)).drop(columns=timed) for n in ("forked", "ordinary"))
     assert len(one.losses[0]) >= 10 and one.to_json() == other.to_json()
     assert read_predictions(tmp_path / "data/results/forked", one.run[0]).equals(
         read_predictions(tmp_path / "data/results/ordinary", other.run[0])
@@ -269,27 +268,45 @@ def test_a_forked_kernel_gives_the_digits_of_an_ordinary_one(tmp_path):
 
 
 PARAMETERS = (
-    "\n".join(f"{f.name} = {f.default!r}" for f in fields(RunConfig)) + '\nprofile = ""\nhub = ""'
+    "\n".join(
+        f"{f.name} = {dict(f.default) if f.type is Knobs else f.default!r}"
+        for f in fields(RunConfig)
+    )
+    + '\nprofile = ""\nhub = ""\nkeep = ""'
 )
-RUN = """from cot_distill.experiments import RunConfig, fields, run_config, run_key
-import json, pathlib
-if method == "cot" and not pathlib.Path("mended").exists(): raise RuntimeError("the teacher is silent")
+RUN = """
+import pathlib
+from dataclasses import asdict, fields
+from cot_distill.results import Records
+from cot_distill.run import RunConfig, run_config
+if method == "cot" and not pathlib.Path("mended").exists():
+    raise RuntimeError("the teacher is silent")
 config = run_config(**{f.name: globals()[f.name] for f in fields(RunConfig)})
-key = run_key(config, pathlib.Path("nbs/experiments/run.ipynb"), hub)
-pathlib.Path(f"data/results/{profile}/{config.name}-{key}.json").write_text(json.dumps(dict(key=key, config=dict(method=method, seed=seed, steps=steps), metrics=dict(accuracy=.5))))"""
-TABLE = """import pathlib
-from cot_distill.experiments import ARTEFACTS, results_of
+record = dict(name=config.name, config=asdict(config), metrics=dict(accuracy=0.5, seconds=1.0))
+Records(f"data/results/{profile}.jsonl.gz").add([record])
+"""
+TABLE = """
+import pathlib
+from cot_distill.results import Records
 pathlib.Path("figures/quick").mkdir(parents=True, exist_ok=True)
-pathlib.Path("figures/quick/tiny.md").write_text(str(len([*pathlib.Path(f"data/results/{profile}").glob("*.json")])))"""
+found = Records(f"data/results/{profile}.jsonl.gz").load()
+pathlib.Path("figures/quick/tiny.md").write_text(str(len(found)))
+"""
+
+
+def finished(root, profile="quick"):
+    "Keys of the finished runs of a profile."
+    return set(Records(root / f"data/results/{profile}.jsonl.gz").load())
 
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     "A project of two runs and a table."
-    monkeypatch.setattr(experiments, "NEEDED", ())
-    monkeypatch.setattr(
-        experiments, "ARTEFACTS", dict(tiny=Artefact("Tiny", (arm("cot"), arm("ft"))))
-    )
+    artefacts = Registry("artefact")
+    artefacts["tiny"] = Artefact("Tiny", (arm("cot"), arm("ft")))
+    monkeypatch.setattr(runner, "PRELOADED", ())
+    monkeypatch.setattr(experiments, "ARTEFACTS", artefacts)
+    monkeypatch.setattr(runner, "ARTEFACTS", artefacts)
     notebook(tmp_path / "nbs/experiments/run.ipynb", PARAMETERS, RUN)
     notebook(tmp_path / "nbs/experiments/tiny.ipynb", 'profile = "quick"', TABLE)
     (tmp_path / "settings.ini").write_text("[quick]\nsteps = 2\n")
@@ -297,60 +314,60 @@ def root(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_what_failed_or_is_missing_is_run_again_and_nothing_else(root):
+def test_only_missing_runs_are_made(root):
     profile = read_profile("quick", root)
     first = reproduce(["tiny"], profile, root, progress=False)
-    assert [o.state for o in first] == ["failed", "done", "done"] and all(
-        o.name.startswith(n)
-        for o, n in zip(first, ("lab-lab-gpt2-cot-native-s0", "lab-lab-gpt2-ft-native-s0", "tiny"))
-    )
-    assert (
-        "RuntimeError: the teacher is silent" == first[0].error
-        and (root / "figures/quick/tiny.md").read_text() == "1"
-    )
-    assert [line[:9] for line in dry(["tiny"], profile, root)[:2]] == ["to do    ", "finished "]
-    [record] = (root / "data/results/quick").glob("*.json")
-    written = record.stat().st_mtime_ns
+    assert [o.state for o in first] == ["failed", "done", "done"]
+    assert first[0].name.startswith("lab-lab-gpt2-cot-native-s0")
+    assert first[0].error.startswith("RuntimeError: the teacher is silent (cell 3 of lab-lab-gpt2")
+    assert (root / "figures/quick/tiny.md").read_text() == "1"
+    lines = str(forecast(["tiny"], profile, root)).split("\n")
+    assert [line[:5] for line in lines[:2]] == ["to do", "fresh"]
     (root / "mended").touch()
     shown = CliRunner().invoke(app, ["reproduce", "--profile", "quick"])
-    assert (
-        shown.exit_code == 0
-        and "2 notebooks run, 1 runs kept from before, 0 failed" in shown.output
-        and "figures/quick/tiny.md" in shown.output
-    )
-    assert (
-        record.stat().st_mtime_ns == written and (root / "figures/quick/tiny.md").read_text() == "2"
-    )
-    assert "2 of 2 runs are finished" in dry(["tiny"], profile, root)
+    assert shown.exit_code == 0, shown.output
+    assert "2 notebooks run, 1 runs kept from before, 0 failed" in shown.output
+    assert "figures/quick/tiny.md" in shown.output
+    assert (root / "figures/quick/tiny.md").read_text() == "2"
+    assert "2 of 2 runs are finished" in str(forecast(["tiny"], profile, root))
     assert len(results_of("tiny", "quick", root)) == 2
-    record.unlink()  # as an interruption leaves it
-    assert "1 of 2 runs are finished" in dry(["tiny"], profile, root)
+    records = Records(root / "data/results/quick.jsonl.gz")
+    records.remove([sorted(finished(root))[0]])
+    assert "1 of 2 runs are finished" in str(forecast(["tiny"], profile, root))
 
 
 def test_a_run_that_another_profile_finished_is_taken_over(root):
     (root / "settings.ini").write_text(
-        "[quick]\nsteps = 2\n[twin]\nsteps = 2\ntakes = quick\n[longer]\nsteps = 3\ntakes = quick\n[alone]\nsteps = 2\n"
+        "[quick]\nsteps = 2\n[twin]\nsteps = 2\ntakes = quick\n"
+        "[longer]\nsteps = 3\ntakes = quick\n[alone]\nsteps = 2\n"
     )
     (root / "mended").touch()
     reproduce(["tiny"], read_profile("quick", root), root, progress=False)
-    [one, other] = (root / "data/results/quick").glob("*.json")
-    one.with_suffix(".parquet").write_text("predictions")
-    twin, longer, alone = (read_profile(name, root) for name in ("twin", "longer", "alone"))
-    assert (
-        "2 of 2 runs are finished" in dry(["tiny"], twin, root)
-        and not (root / "data/results/twin").exists()
-    )
-    assert all(
-        "0 of 2 runs are finished" in dry(["tiny"], other, root) for other in (longer, alone)
-    )
-    assert [o.state for o in reproduce(["tiny"], twin, root, progress=False)] == [
-        "kept",
-        "kept",
-        "done",
-    ]
-    assert {f.name: f.read_text() for f in (root / "data/results/twin").iterdir()} == {
-        f.name: f.read_text() for f in (one, other, one.with_suffix(".parquet"))
-    }
+    says = lambda name: str(forecast(["tiny"], read_profile(name, root), root))
+    assert "2 of 2 runs are finished" in says("twin") and not finished(root, "twin")
+    assert all("0 of 2 runs are finished" in says(other) for other in ("longer", "alone"))
+    made = reproduce(["tiny"], read_profile("twin", root), root, progress=False)
+    assert [o.state for o in made] == ["kept", "kept", "done"]
+    assert finished(root, "twin") == finished(root)
+
+
+def test_code_that_changed_is_named_and_can_be_accepted(root, monkeypatch):
+    (root / "mended").touch()
+    profile = read_profile("quick", root)
+    reproduce(["tiny"], profile, root, progress=False)
+    records = Records(root / "data/results/quick.jsonl.gz")
+    then = experiments.found_records(plan("tiny", profile), profile, root)
+    old = [r | dict(environment=dict(code=code_of(c) | dict(losses="0"))) for c, r in then.items()]
+    records.add(old)
+    call = lambda *more: CliRunner().invoke(app, ["reproduce", "--profile", "quick", *more])
+    assert "2 were made by other code" in call("--dry-run").output
+    assert re.search(r"lab-lab-gpt2-ft-native-s0: losses$", call("--why", "ft").output.strip())
+    assert "2 runs accepted: reworded" in call("--accept", "reworded").output
+    assert "made by other code" not in call("--dry-run").output
+    records.add(old)
+    assert [o.state for o in reproduce(["tiny"], profile, root, False)][:2] == ["kept"] * 2
+    fresh = reproduce(["tiny"], profile, root, progress=False, fresh=True)
+    assert [o.state for o in fresh] == ["done"] * 3
 
 
 def test_a_failing_run_is_the_exit_code_though_the_table_exists(root):
@@ -421,9 +438,13 @@ STAY = """import os, pathlib, time
 pathlib.Path(f"here-{method}-{seed}").write_text(str(os.getpid()))
 if seed: time.sleep(600)
 """
-COMMAND = """from cot_distill import experiments as e
-e.NEEDED, e.ARTEFACTS = (), dict(tiny=e.Artefact("Tiny", (e.arm("ft"),)))
-e.app()"""
+COMMAND = """
+from cot_distill import cli, experiments as e, runner
+e.ARTEFACTS.clear()
+e.ARTEFACTS["tiny"] = e.Artefact("Tiny", (e.arm("ft"),))
+runner.PRELOADED = ()
+cli.app()
+"""
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
@@ -443,51 +464,70 @@ def test_an_interruption_keeps_what_is_finished_and_leaves_nobody_behind(root, j
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     assert process.wait(20) != 0
-    assert len([*(root / "data/results/quick").glob("*.json")]) == 1 and len(
-        [*root.glob("here-*")]
-    ) == 1 + int(jobs)
+    assert len(finished(root)) == 1 and len([*root.glob("here-*")]) == 1 + int(jobs)
     assert all(gone(int(f.read_text())) for f in root.glob("here-*"))
 
 
-def test_what_makes_a_run_another_run(root, tmp_path):
-    run, config = (
-        root / "nbs/experiments/run.ipynb",
-        run_config(benchmark="arc_easy", teacher=f"recording:{tmp_path}/said.jsonl"),
+def test_each_parameter_makes_another_run():
+    another = lambda f: (
+        Knobs(cue=1) if f.type is Knobs else f.default + (f.type is str and "x" or 1)
     )
-    (tmp_path / "said.jsonl").write_text("one")
-    key = lambda config=config, hub="": run_key(config, run, hub)
-    first = key()
-    assert re.fullmatch("[0-9a-f]{8}", first) and key() == first
-    assert (
-        len(
-            {
-                first,
-                *(
-                    key(
-                        RunConfig(
-                            **asdict(config) | {f.name: f.default + (f.type is str and "x" or 1)}
-                        )
-                    )
-                    for f in fields(RunConfig)
-                    if f.name not in ("benchmark", "teacher")
-                ),
-            }
-        )
-        == len(fields(RunConfig)) - 1
+    keys = {run_key(RunConfig(**{f.name: another(f)})) for f in fields(RunConfig)}
+    assert len(keys | {run_key(RunConfig())}) == 1 + len(fields(RunConfig))
+
+
+def test_the_content_of_files_makes_another_run(tmp_path):
+    recording, student = tmp_path / "said.jsonl", tmp_path / "student"
+    config = run_config(
+        benchmark="arc_easy", teacher=f"recording:{recording}", student=str(student)
     )
-    book = nbformat.read(run, 4)
-    book.cells.insert(0, nbformat.v4.new_markdown_cell("prose"))
-    book.cells[1].outputs = [nbformat.v4.new_output("stream", text="output")]
-    nbformat.write(book, run)
-    assert key() == first  # neither prose nor outputs change a result
-    notebook(run, PARAMETERS, RUN + "\nmore = 1")
-    changed = key()
-    (tmp_path / "said.jsonl").write_text("two")
-    recorded = key()
+    seen = [run_key(config, inputs_of(config))]
+    student.mkdir()
     mirror = tmp_path / "mirror" / "allenai" / "ai2_arc"
     mirror.mkdir(parents=True)
-    (mirror / "train.parquet").write_bytes(b"questions")
-    assert len({first, changed, recorded, key(hub=str(tmp_path / "mirror"))}) == 4
+    for number, file in enumerate(
+        (recording, recording, student / "model.safetensors", mirror / "train.parquet")
+    ):
+        file.write_text(f"content {number:0{5 + number}}")
+        seen.append(run_key(config, inputs_of(config, str(tmp_path / "mirror"))))
+    assert len(set(seen)) == len(seen) == 5
+    assert run_key(config, inputs_of(config, str(tmp_path / "mirror"))) == seen[-1]
+
+
+def test_a_record_of_an_older_version_is_found(tmp_path):
+    "It lacks a parameter that was added since; the parameter's default stands in for it."
+    records = Records(tmp_path / "old.jsonl.gz")
+    config = run_config(method="cot", seed=3)
+    old = {k: v for k, v in asdict(config).items() if k not in ("schedule", "held_out")}
+    records.add([dict(name=config.name, config=old, metrics={})])
+    assert list(records.load()) == [run_key(config)]
+
+
+def test_several_processes_add_to_one_file(tmp_path):
+    code = """
+import sys
+from cot_distill.results import Records
+from cot_distill.run import run_config
+from dataclasses import asdict
+records = Records(sys.argv[1])
+for seed in range(int(sys.argv[2]), int(sys.argv[2]) + 20):
+    config = run_config(seed=seed)
+    records.add([dict(name=config.name, config=asdict(config), metrics={})])
+"""
+    file = tmp_path / "shared.jsonl.gz"
+    start = lambda first: subprocess.Popen([sys.executable, "-c", code, str(file), str(first)])
+    processes = [start(0), start(100)]
+    assert [p.wait() for p in processes] == [0, 0]
+    assert len(Records(file).load()) == 40
+
+
+def test_a_damaged_file_says_so(tmp_path):
+    file = tmp_path / "cut.jsonl.gz"
+    config = run_config()
+    Records(file).add([dict(name=config.name, config=asdict(config), metrics={})])
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ValueError, match="cut.jsonl.gz: damaged after . records"):
+        Records(file).load()
 
 
 # the command
@@ -532,7 +572,7 @@ def test_outside_a_clone(tmp_path):
     )
     assert (
         shown.returncode == 1
-        and "run this inside a clone" in shown.stderr
+        and "cot-distill init" in shown.stderr
         and "Traceback" not in shown.stderr
     )
 
@@ -545,11 +585,15 @@ def test_outside_a_clone(tmp_path):
     [
         ("arc_easy", "lab", "small:gpt2", "knows the lab's questions only"),
         ("lab", "oracle", "small:gpt2", "choose lab, lab-server, recording:FILE"),
+        ("lab", "recording:", "small:gpt2", "choose lab"),
+        ("lab", "lab", "small:gpt3", "did you mean 'gpt2'"),
+        ("lab", "lab", "tiny:gpt2", "choose lab:ARCH"),
+        ("arc_easy", "none", "lab:gpt2", "use small:gpt2 or a checkpoint"),
     ],
 )
 def test_what_does_not_fit_is_refused(benchmark, teacher, student, why):
     with pytest.raises(ValueError, match=why):
-        open_data(run_config(benchmark=benchmark, teacher=teacher, student=student))
+        check_student(run_config(benchmark=benchmark, teacher=teacher, student=student))
 
 
 @pytest.mark.parametrize(
@@ -607,32 +651,20 @@ def test_from_questions_to_results(tmp_path):
         )
         assert trained.steps == 5
         predictions = predict(trainee, data.test, check=data.check, max_new_tokens=8)
-        record = write_run(
-            config,
-            tmp_path / "results",
-            f"{seed:08}",
-            metrics(predictions, data.group_of),
-            predictions,
-            "lab",
+        record = dict(
+            name=config.name,
+            key=run_key(config),
+            profile="lab",
+            config=asdict(config),
+            metrics=metrics(predictions, data.group_of),
         )
-        assert (
-            record.name == f"{config.name}-{seed:08}.json"
-            and str(tmp_path) not in record.read_text()
-        )
-    runs = read_results(tmp_path / "results")
-    assert (
-        list(runs.method) == ["ft", "d-cot-nr/click"]
-        and list(runs.n) == [6, 6]
-        and runs.accuracy.between(0, 1).all()
-    )
-    assert (
-        set(asdict(config)) <= set(runs.columns)
-        and len(read_results(tmp_path / "results", ["00000001"])) == 1
-    )
-    told = read_predictions(tmp_path / "results", runs.run[1])
-    assert (
-        len(told) == 6
-        and told.right.mean() == pytest.approx(runs.accuracy[1])
-        and set(told.language) <= {"en", "tr"}
-    )
-    assert not [*(tmp_path / "results").glob("*.draft")]
+        kept = save_run(record, predictions, tmp_path / "results")
+        assert kept.stem == f"{config.name}-{run_key(config)}"
+        assert str(tmp_path) not in json.dumps(record)
+    runs = results_frame(Records(tmp_path / "results/lab.jsonl.gz").load().values())
+    assert list(runs.method) == ["ft", "d-cot-nr/click"] and list(runs.n) == [6, 6]
+    assert runs.accuracy.between(0, 1).all() and set(asdict(config)) <= set(runs.columns)
+    told = read_predictions(tmp_path / "results/lab", runs.run[1])
+    assert len(told) == 6 and told.right.mean() == pytest.approx(runs.accuracy[1])
+    assert set(told.language) <= {"en", "tr"}
+    assert not [f for f in (tmp_path / "results").rglob("*") if f.suffix.isdigit()]

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cot_distill.experiments import app, execute, open_ledger, run_config
+from cot_distill import runner
+from cot_distill.cli import app, open_ledger
+from cot_distill.run import run_config
+from cot_distill.runner import run_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 KEY = "sk-canary-77aa01"
@@ -72,9 +75,7 @@ def test_the_ledger_command(root):
 
 
 def test_a_budget_reaches_every_notebook(root, monkeypatch):
-    import cot_distill.experiments as e
-
-    monkeypatch.setattr(e, "reproduce", lambda *a, **k: [])
+    monkeypatch.setattr(runner, "reproduce", lambda *a, **k: [])
     monkeypatch.setenv("COT_DISTILL_CEILING", "")
     call("reproduce", "table_m1", "--profile", "paid", "--budget", "1.5")
     assert float(os.environ["COT_DISTILL_CEILING"]) == 1.5
@@ -94,7 +95,7 @@ def test_a_whole_run_through_the_lab_server_leaves_no_trace_of_the_key(root):
         layers=1,
         batch_size=4,
     )
-    done = execute(
+    done = run_notebook(
         root / "nbs" / "experiments" / "run.ipynb",
         root / "data" / "results" / "paid" / "run.ipynb",
         asdict(config) | dict(profile="paid"),

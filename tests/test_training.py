@@ -10,7 +10,7 @@ from cot_distill import training
 from cot_distill.lab import World
 from cot_distill.logprobs import plain_logps, shared_logps
 from cot_distill.losses import unlikelihood
-from cot_distill.methods import METHODS, examples_of
+from cot_distill.methods import LOSSES, METHODS, examples_of
 from cot_distill.questions import Question
 from cot_distill.records import Rationale, Target
 from cot_distill.students import small_student
@@ -299,7 +299,7 @@ def test_focus_reaches_the_loss(examples, tmp_path):
         *(
             (f"{kind} {focus}", chosen, dict(focus=focus))
             for kind, chosen in (("plain", examples), ("marked", marked))
-            for focus in training.FOCI
+            for focus in training.FOCUS_MASKS
         ),
     ]:
         student = student_of("gpt2")
