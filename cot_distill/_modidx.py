@@ -668,6 +668,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'cot_distill.students.load_student': ('students.html#load_student', 'cot_distill/students.py'),
                                       'cot_distill.students.obstacles': ('students.html#obstacles', 'cot_distill/students.py'),
                                       'cot_distill.students.open_checkpoint': ('students.html#open_checkpoint', 'cot_distill/students.py'),
+                                      'cot_distill.students.open_tokenizer': ('students.html#open_tokenizer', 'cot_distill/students.py'),
                                       'cot_distill.students.positions_of': ('students.html#positions_of', 'cot_distill/students.py'),
                                       'cot_distill.students.prepare_student': ('students.html#prepare_student', 'cot_distill/students.py'),
                                       'cot_distill.students.prompt_text': ('students.html#prompt_text', 'cot_distill/students.py'),
@@ -750,4 +751,10 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'cot_distill.views.view_examples': ('views.html#view_examples', 'cot_distill/views.py'),
                                    'cot_distill.views.view_fault': ('views.html#view_fault', 'cot_distill/views.py'),
                                    'cot_distill.views.view_of': ('views.html#view_of', 'cot_distill/views.py'),
-                                   'cot_distill.views.view_requests': ('views.html#view_requests', 'cot_distill/views.py')}}}
+                                   'cot_distill.views.view_requests': ('views.html#view_requests', 'cot_distill/views.py')},
+            'cot_distill.weights': { 'cot_distill.weights.Source': ('weights.html#source', 'cot_distill/weights.py'),
+                                     'cot_distill.weights.card': ('weights.html#card', 'cot_distill/weights.py'),
+                                     'cot_distill.weights.converted': ('weights.html#converted', 'cot_distill/weights.py'),
+                                     'cot_distill.weights.from_index': ('weights.html#from_index', 'cot_distill/weights.py'),
+                                     'cot_distill.weights.installed': ('weights.html#installed', 'cot_distill/weights.py'),
+                                     'cot_distill.weights.joined': ('weights.html#joined', 'cot_distill/weights.py')}}}

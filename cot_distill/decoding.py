@@ -8,7 +8,7 @@ __all__ = ['CausalDecoder', 'Seq2SeqDecoder', 'counts_columns', 'common_length',
 
 # %% ../nbs/19_decoding.ipynb #9e8f48cd
 import random
-from itertools import accumulate, groupby
+from itertools import accumulate
 
 # %% ../nbs/19_decoding.ipynb #49838aed
 import torch
@@ -199,7 +199,7 @@ def _write_shared(student, asked, most, batch_size, temperature, randoms, bar):
         decoder.step(tokens)
     return written
 
-# %% ../nbs/19_decoding.ipynb #303fb9ea
+# %% ../nbs/19_decoding.ipynb #c7d8a758
 class _Draw(LogitsProcessor):
     "All weight on the token that a row's own chance draws."
 
@@ -212,23 +212,20 @@ class _Draw(LogitsProcessor):
 
 
 def _write_plain(student, asked, most, batch_size, temperature, randoms, bar):
-    prompts, written = [p for some in asked for p in some], [[] for _ in randoms]
-    end, size = student.tokenizer.eos_token_id, lambda i: len(prompts[i])
-    for length, rows in groupby(sorted(range(len(prompts)), key=size, reverse=True), key=size):
-        rows = list(rows)
-        for now in (rows[i : i + batch_size] for i in range(0, len(rows), batch_size)):
-            ids = torch.tensor([prompts[i] for i in now], device=student.model.device)
-            draw = [_Draw(temperature, [randoms[i] for i in now])] if temperature else []
-            out = student.model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=most,
-                logits_processor=LogitsProcessorList(draw),
-            )
-            begin = 1 if student.seq2seq else length
-            for i, text in zip(now, out[:, begin:].tolist()):
-                written[i] = text[: text.index(end)] if end in text else text
-            bar.update(len(now))
+    prompts, written = [p for some in asked for p in some], []
+    end = student.tokenizer.eos_token_id
+    for prompt, chance in zip(prompts, randoms):
+        ids = torch.tensor([prompt], device=student.model.device)
+        draw = [_Draw(temperature, [chance])] if temperature else []
+        out = student.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=most,
+            logits_processor=LogitsProcessorList(draw),
+        )
+        text = out[0, 1 if student.seq2seq else len(prompt) :].tolist()
+        written.append(text[: text.index(end)] if end in text else text)
+        bar.update()
     return written
 
 # %% ../nbs/19_decoding.ipynb #72c8efbe

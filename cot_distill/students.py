@@ -6,7 +6,8 @@
 __all__ = ['ANSWER_MARK', 'CONTROL_TOKENS', 'FORMATS', 'SEQ2SEQ', 'WINDOW', 'CAUSAL', 'ARCHITECTURES', 'SHRUNK', 'ABOUT', 'KEPT',
            'TOKENIZERS', 'prompt_text', 'target_text', 'Student', 'positions_of', 'rope_limit', 'obstacles',
            'prepare_student', 'greedy', 'train_tokenizer', 'small_student', 'tiny_model', 'hubs', 'find_checkpoint',
-           'settings_of', 'unquantised', 'open_checkpoint', 'load_student', 'with_adapters', 'with_saved_adapters']
+           'settings_of', 'unquantised', 'open_tokenizer', 'open_checkpoint', 'load_student', 'with_adapters',
+           'with_saved_adapters']
 
 # %% ../nbs/18_students.ipynb #a06ab208
 import json
@@ -350,7 +351,7 @@ SHRUNK |= dict(vocab_size=97, head_dim=8, d_kv=8, sliding_window=32, rotary_dim=
 SHRUNK |= dict(pad_token_id=0, bos_token_id=1, eos_token_id=2, num_experts_per_tok=2)
 SHRUNK |= dict(attention_types=[[["global", "local"], 1]])
 
-# %% ../nbs/18_students.ipynb #cb02ba6e
+# %% ../nbs/18_students.ipynb #c8038c5e
 def tiny_model(
     model_type: str,  # as transformers names it, such as "olmo2"
     **sizes,  # other ones than in `SHRUNK`
@@ -366,8 +367,9 @@ def tiny_model(
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = auto.from_config(config).eval()
-        for p in model.parameters():
-            torch.nn.init.normal_(p, 1.0 if p.dim() == 1 else 0.0, 0.2)
+        for name, p in model.named_parameters():
+            scale = p.dim() == 1 and "bias" not in name  # of a layer that normalises
+            torch.nn.init.normal_(p, 1.0 if scale else 0.0, 0.3)
     return model
 
 # %% ../nbs/18_students.ipynb #bf3b79ed
@@ -554,7 +556,20 @@ def unquantised(model: PreTrainedModel) -> PreTrainedModel:
     plain.tie_weights()
     return plain.to(model.dtype)
 
-# %% ../nbs/18_students.ipynb #2681be74
+# %% ../nbs/18_students.ipynb #e1533373
+TOKENIZERS = ("tokenizer*", "vocab*", "*.model")  # files
+
+
+def open_tokenizer(place: str, **safe) -> PreTrainedTokenizerBase:
+    "The tokenizer of a checkpoint, of the class that it was saved with."
+    file = Path(place) / "tokenizer_config.json"
+    said = json.loads(file.read_text(encoding="utf8")) if file.is_file() else {}
+    general = said.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    # AutoTokenizer would cut the text as the model's usual tokenizer does
+    kind = PreTrainedTokenizerFast if general else AutoTokenizer
+    return kind.from_pretrained(place, **safe)
+
+# %% ../nbs/18_students.ipynb #84dd0c65
 def open_checkpoint(place: str, dtype: torch.dtype = torch.float32):  # model, tokenizer
     "The weights and the tokenizer of a folder, a hub name or a GGUF file."
     path, gguf = Path(place), {}
@@ -564,7 +579,7 @@ def open_checkpoint(place: str, dtype: torch.dtype = torch.float32):  # model, t
         raise ValueError("the folder has no tokenizer")
     safe = dict(trust_remote_code=False) | gguf
     config = AutoConfig.from_pretrained(place, **safe)
-    tokenizer = AutoTokenizer.from_pretrained(place, **safe)
+    tokenizer = open_tokenizer(place, **safe)
     kinds = (
         (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, AutoModelForSeq2SeqLM)
         if config.is_encoder_decoder
@@ -578,9 +593,6 @@ def open_checkpoint(place: str, dtype: torch.dtype = torch.float32):  # model, t
     own = {} if gguf else dict(use_safetensors=True)
     model = kinds[1].from_pretrained(place, dtype=dtype, **safe, **own)
     return unquantised(model), tokenizer
-
-
-TOKENIZERS = ("tokenizer*", "vocab*", "*.model")  # files
 
 # %% ../nbs/18_students.ipynb #a953292a
 def load_student(
@@ -620,7 +632,7 @@ def with_adapters(student: Student, rank: int, base: str) -> Student:
     student.base = base
     return student
 
-# %% ../nbs/18_students.ipynb #24a9ec7c
+# %% ../nbs/18_students.ipynb #3547ed65
 def with_saved_adapters(folder: str, dtype: torch.dtype, settings: dict) -> Student:
     "The student of a folder that holds adapters over another checkpoint."
     from peft import PeftModel
@@ -631,7 +643,7 @@ def with_saved_adapters(folder: str, dtype: torch.dtype, settings: dict) -> Stud
     base = settings.get("base") or config["base_model_name_or_path"]
     model, tokenizer = open_checkpoint(find_checkpoint(base), dtype)
     if [f for p in TOKENIZERS for f in Path(folder).glob(p)]:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = open_tokenizer(folder, trust_remote_code=False)
     student = prepare_student(model, tokenizer, **settings | dict(base=base))
     student.model = PeftModel.from_pretrained(student.model, folder, is_trainable=True)
     return student
