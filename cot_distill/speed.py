@@ -325,10 +325,10 @@ def measure(
     "Time and memory of one contender, in this process."
     import torch
 
-    from cot_distill.logprobs import products
+    from cot_distill.logprobs import fast_matmul
 
     torch.set_flush_denormal(True)
-    with products() if name in ("shared", "plain") else nullcontext():
+    with fast_matmul() if name in ("shared", "plain") else nullcontext():
         model, optimizer, step = contender(name, setting)
         cuda = model.device.type == "cuda"
 
@@ -423,10 +423,10 @@ def profiled(name: str, setting: Setting, most: int = 12) -> dict:  # operator -
     "The operators that take most of a step."
     import torch
 
-    from cot_distill.logprobs import products
+    from cot_distill.logprobs import fast_matmul
 
     torch.set_flush_denormal(True)
-    with products() if name in ("shared", "plain") else nullcontext():
+    with fast_matmul() if name in ("shared", "plain") else nullcontext():
         _, _, step = contender(name, setting)
         for _ in range(3):
             step()
@@ -503,7 +503,7 @@ def measure_training(
     "Tokens a second of a short lab training: train, loop or plain loop."
     import torch
 
-    from cot_distill.logprobs import plain_logps, products, shared_logps
+    from cot_distill.logprobs import fast_matmul, plain_logps, shared_logps
     from cot_distill.training import train
 
     torch.set_flush_denormal(True)
@@ -524,7 +524,7 @@ def measure_training(
                 ).tokens
             )
         else:
-            with products() if name == "loop" else nullcontext():
+            with fast_matmul() if name == "loop" else nullcontext():
                 tokens.append(
                     loop(
                         student,
