@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 # %% ../nbs/32_weights.ipynb #e882249a
@@ -132,6 +133,8 @@ def from_index(
     folder, cache = hub / name, hub.parent / f"{hub.name}-files"
     if (folder / "origin.json").is_file():
         return folder
+    if find_spec("gguf") is None:  # before anything is downloaded
+        raise ValueError("the weights are GGUF files: pip install 'cot_distill[gguf]'")
     file = cache / f"{name.rpartition('/')[2]}.gguf"
     if not file.is_file():
         joined(source, installed(source, cache), file)
