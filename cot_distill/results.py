@@ -113,8 +113,8 @@ def accept(record: dict, config: RunConfig, reason: str) -> dict:  # ValueError 
 
 # %% ../nbs/23_results.ipynb #91199390
 def results_frame(records: Iterable[dict]) -> DataFrame:  # ValueError for a clash of names
-    "The records as one table."
-    rows = []
+    "The records as one table: settings, then the run, then its metrics."
+    rows, settings = [], {}
     for record in records:
         config, metrics = dict(record["config"]), record["metrics"]
         for name in ("world", "loss"):
@@ -122,10 +122,12 @@ def results_frame(records: Iterable[dict]) -> DataFrame:  # ValueError for a cla
         unlike = sorted(k for k in config.keys() & metrics.keys() if config[k] != metrics[k])
         if unlike:
             raise ValueError(f"{record['name']}: {', '.join(unlike)} is a setting and a metric")
+        settings |= config
         found = {k: v for k, v in metrics.items() if k not in config}
         run = f"{record['name']}-{record['key']}"
         rows.append(config | dict(run=run, key=record["key"]) | found)
-    return in_order(DataFrame(rows))
+    table = DataFrame(rows)
+    return in_order(table[[*settings, *(c for c in table if c not in settings)]])
 
 
 def in_order(runs: DataFrame) -> DataFrame:
