@@ -79,7 +79,7 @@ def server_url(
         raise ValueError(f"{where}={url!r} is no base address of a server: did you mean {meant!r}?")
     return url
 
-
+# %% ../nbs/12_endpoint.ipynb #12bb0036
 def probable_url(url: str) -> str:
     "The address that is probably meant; `url` itself when nothing is wrong with it."
     meant = re.sub(r"\s", "", url.strip("'\"`‘’“”«»<>"))
@@ -112,7 +112,7 @@ def check_key(key: str) -> str:  # ValueError, which never shows the key
             raise ValueError(f"OPENAI_API_KEY holds {why}")
     return key
 
-
+# %% ../nbs/12_endpoint.ipynb #12bb0037
 def scrub(text: str) -> str:
     "`text` without the key."
     key = os.environ.get("OPENAI_API_KEY") or ""
@@ -223,7 +223,7 @@ def read_complaint(body: str) -> Complaint | None:  # None where there is no err
         return complaint_of_list(error)
     return Complaint(f"{error} {found.get('message') or ''}".strip()) if error else None
 
-
+# %% ../nbs/12_endpoint.ipynb #12bb0035
 def complaint_of(error: dict) -> Complaint:
     "The complaint in an error object."
     words = error.get("message") or error.get("msg") or error.get("detail") or json.dumps(error)
@@ -281,7 +281,7 @@ SYSTEM = words_like(
     r"role.{0,40}'system'|developer instruction is not enabled",
 )
 
-
+# %% ../nbs/12_endpoint.ipynb #12bb0034
 def refused_settings(
     c: Complaint,
     sent: Iterable[str],  # names of the settings that were sent
@@ -337,7 +337,7 @@ def failure_of(
         return Unanswered(said, halt=True, after=after)
     return deterministic(c, said, after, sent)
 
-
+# %% ../nbs/12_endpoint.ipynb #12bb0033
 def deterministic(c: Complaint, said: str, after: float | None, sent: Iterable[str]) -> Unanswered:
     "The meaning of an error that comes back every time."
     text = f"{c.words} {c.codes}"
@@ -420,7 +420,7 @@ def count_in(usage: dict, *names: str) -> int | None:
                 return int(value)
     return None
 
-
+# %% ../nbs/12_endpoint.ipynb #12bb003f
 class Tokens(NamedTuple):
     "Tokens that a response was billed for; None where the server does not say."
 
@@ -470,7 +470,7 @@ def read_stream(body: str) -> dict:  # Unanswered if it was cut off
         raise cut
     return dict(choices=[choices[i] for i in sorted(choices)], usage=usage)
 
-
+# %% ../nbs/12_endpoint.ipynb #12bb0038
 def add_piece(choice: dict, piece: dict):
     "Add a piece of a stream to the choice that it belongs to."
     message = choice.setdefault("message", {})
@@ -487,7 +487,7 @@ def parse_body(body: str, sent: Iterable[str] = ()) -> dict:  # Unanswered if it
     "The body of a response with status 200, as one response with choices."
     start = body.lstrip("\ufeff \t\r\n")
     if start.startswith("<"):
-        page = re.sub(r"(<[^>]*>|\s)+", " ", start)[:200]
+        page = re.sub(r"(<[^>]*>|\s)+", " ", start).strip()[:200]
         raise Unanswered(f"the address answers with a web page, not as an API: {page}", halt=True)
     if re.match(r"(data|event|id|retry):|:", start):
         response = read_stream(start)
@@ -504,7 +504,7 @@ def parse_body(body: str, sent: Iterable[str] = ()) -> dict:  # Unanswered if it
     c = read_complaint(text)
     raise failure_of(c and c.status or 400, text, sent=sent)
 
-
+# %% ../nbs/12_endpoint.ipynb #12bb0039
 def read_response(
     body: str,
     messages: list,  # of the prompt
@@ -623,7 +623,7 @@ def _commit(self: CommitQueue):
     if self.syncing is None or self.syncing.done():
         self.syncing = asyncio.create_task(self._sync())
 
-
+# %% ../nbs/12_endpoint.ipynb #12bb003e
 @patch
 def _save(self: CommitQueue, received: list[Received], error: Exception):
     "Rescue answers that could not be written, and stop."
@@ -705,7 +705,7 @@ class EndpointTeacher:
         self.takes_n = False  # has it given several samples at once?
         self.ignored_n = 0  # times in a row that it gave one of several
 
-
+# %% ../nbs/12_endpoint.ipynb #12bb003d
 def ceiling_of(ledger: Ledger, budget: float | None) -> float | None:  # USD, None: no limit
     "The ledger's whole bill at most: `budget` from now on, and never above COT_DISTILL_CEILING."
     if budget is not None and not budget >= 0:
@@ -761,7 +761,7 @@ def note(self: EndpointTeacher, setting: str, value: str, words: str):
         step = learn, (self.server, self.name, setting, value, scrub(words))
         self.ledger.transact([step])
 
-
+# %% ../nbs/12_endpoint.ipynb #12bb003c
 @patch
 def adapt(self: EndpointTeacher, e: Unanswered):  # Unanswered when there is no other way
     "Learn from a refusal how the server wants to be asked."
@@ -900,7 +900,7 @@ async def _ask(self: EndpointTeacher, asking: Asking, prompt: Prompt, n: int):
         finally:
             asking.in_flight -= 1
 
-
+# %% ../nbs/12_endpoint.ipynb #12bb0030
 @patch
 async def _hold(self: EndpointTeacher, asking: Asking, leave: Grant):
     "Wait where there is no leave to ask; Unanswered where there will be none."
@@ -912,7 +912,7 @@ async def _hold(self: EndpointTeacher, asking: Asking, leave: Grant):
     if leave.state == "wait":
         await asyncio.to_thread(self.ledger.mark_lost)
 
-
+# %% ../nbs/12_endpoint.ipynb #12bb0031
 @patch
 async def _wait(
     self: EndpointTeacher, asking: Asking, e: Unanswered, failures: int, answers_before: int
@@ -958,7 +958,7 @@ async def _ask_all(
         await queue.close()
     return asking.failed
 
-
+# %% ../nbs/12_endpoint.ipynb #12bb0032
 @patch
 async def _asker(self: EndpointTeacher, asking: Asking, todo: Iterable[tuple[Prompt, int]]):
     "Ask one prompt after another."
@@ -1017,7 +1017,7 @@ def complete(self: EndpointTeacher, requests: list[Request]) -> list[Completion]
         self.check_refused(wanted)
     return self.read(requests)
 
-
+# %% ../nbs/12_endpoint.ipynb #12bb003a
 @patch
 def check_refused(self: EndpointTeacher, wanted: dict, fresh: list[str] = ()):
     "Stop with a RuntimeError when too many prompts are refused; `fresh` ones were asked just now."
@@ -1052,7 +1052,7 @@ def read(
             answers.append(completion_of(r, p, **empty))
     return answers
 
-
+# %% ../nbs/12_endpoint.ipynb #12bb003b
 def given_sample(row: sqlite3.Row) -> dict:
     "A row of the ledger as fields of a completion; a response's bill stands with its first sample."
     used = {name: row[name] for name in ("prompt_tokens", "completion_tokens")}
@@ -1211,7 +1211,7 @@ async def _submit(self: BatchTeacher, client, name: str) -> str:  # the server's
     )
     return batch.id
 
-
+# %% ../nbs/12_endpoint.ipynb #12bb0040
 def prompt_of(row: sqlite3.Row) -> Prompt:
     "A prompt from its row in the ledger."
     sent = json.loads(row["messages"]), json.loads(row["sampling"])

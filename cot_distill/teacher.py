@@ -14,6 +14,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
 
+from fastcore.basics import patch
+
 # %% ../nbs/10_teacher.ipynb #4a38abec
 from .ledger import canonical_sampling, readable
 from .prompts import PROMPTS, SHOWN, Reply, language_named, parse_reply
@@ -103,7 +105,7 @@ def named(
             raise ValueError(f"{path}: no {kind} {name!r}; there are {', '.join(there)}{hint}")
     return wanted
 
-
+# %% ../nbs/10_teacher.ipynb #10aa0011
 class RecordedTeacher:
     "Answers from a recording; `absent` counts the samples asked for and not there."
 
@@ -133,23 +135,6 @@ class RecordedTeacher:
         "Samples asked for and not there."
         return self.absent.total()
 
-    def recorded(self, question: Question) -> list[Completion]:  # ValueError when it is not clear
-        "The completions about `question`, with language, view and key filled in."
-        keys = self.asked.setdefault(question.id, set())
-        keys.add(question.key)
-        found = [c for c in self.by_id.get(question.id, []) if c.matches(question)]
-        for c in found:
-            same = [k for k in keys if all(a in (None, b) for a, b in zip(c.question_key, k))]
-            if len(same) > 1:
-                raise ValueError(
-                    f"sample {c.sample} by {c.teacher} could be about any of "
-                    f"{', '.join(sorted('/'.join(k) for k in same))}: "
-                    "give the recording `benchmark` and `question_language`"
-                )
-        own = dict(benchmark=question.benchmark, question_language=question.language)
-        language = lambda c: c.language or question.language
-        return [replace(c, language=language(c), view=self.view_of(c), **own) for c in found]
-
     def view_of(self, c: Completion) -> str:
         "The view of a completion; without one, an answer in view makes it a positive view."
         return c.view or ("pvc" if c.saw_answer and self.saw_answer is False else "cot")
@@ -158,17 +143,41 @@ class RecordedTeacher:
         "Does `c` count as an answer, as far as the answer in view is concerned?"
         return c.view in SHOWN or self.saw_answer in (None, c.saw_answer)
 
-    def complete(self, requests: list[Request]) -> list[Completion]:
-        "The first `n` recorded samples of every request."
-        answers = []
-        for r in requests:
-            asked_for = r.language, r.view
-            known = [c for c in self.recorded(r.question) if (c.language, c.view) == asked_for]
-            found = [c for c in known if self.fits(c)][: r.n]
-            if len(found) < r.n:
-                self.absent[asked_for] += r.n - len(found)
-            answers += found
-        return answers
+# %% ../nbs/10_teacher.ipynb #10aa0012
+@patch
+def recorded(
+    self: RecordedTeacher,
+    question: Question,  # ValueError when a record could be about another one asked for, too
+) -> list[Completion]:
+    "The completions about `question`, with language, view and key filled in."
+    keys = self.asked.setdefault(question.id, set())
+    keys.add(question.key)
+    found = [c for c in self.by_id.get(question.id, []) if c.matches(question)]
+    for c in found:
+        same = [k for k in keys if all(a in (None, b) for a, b in zip(c.question_key, k))]
+        if len(same) > 1:
+            raise ValueError(
+                f"sample {c.sample} by {c.teacher} could be about any of "
+                f"{', '.join(sorted('/'.join(k) for k in same))}: "
+                "give the recording `benchmark` and `question_language`"
+            )
+    own = dict(benchmark=question.benchmark, question_language=question.language)
+    language = lambda c: c.language or question.language
+    return [replace(c, language=language(c), view=self.view_of(c), **own) for c in found]
+
+# %% ../nbs/10_teacher.ipynb #10aa0013
+@patch
+def complete(self: RecordedTeacher, requests: list[Request]) -> list[Completion]:
+    "The first `n` recorded samples of every request."
+    answers = []
+    for r in requests:
+        asked_for = r.language, r.view
+        known = [c for c in self.recorded(r.question) if (c.language, c.view) == asked_for]
+        found = [c for c in known if self.fits(c)][: r.n]
+        if len(found) < r.n:
+            self.absent[asked_for] += r.n - len(found)
+        answers += found
+    return answers
 
 # %% ../nbs/10_teacher.ipynb #7c52c2fc
 class LabTeacher:

@@ -1,4 +1,4 @@
-"The client path under faults, kills and several processes; the batch; the key; real and malformed recordings."
+"The client path under faults, kills and several processes; the batch; the key; recordings."
 
 import gzip
 import json
@@ -177,7 +177,7 @@ def test_replay_without_key_or_server(record, tmp_path, monkeypatch):
 
 
 def test_batch(record, tmp_path):
-    "The server leaves out the last line of each batch; what it answered costs half and is collected once."
+    "The server leaves out the last line of each batch; an answer costs half, and comes once."
     with fault_server(record) as url:
         t = teacher(url, tmp_path, BatchTeacher)
         t.poll = 0.05
@@ -193,7 +193,7 @@ def test_batch(record, tmp_path):
 
 @pytest.mark.parametrize("where", ["_submit", "_look", "_collect"])
 def test_a_batch_survives_a_kill(record, tmp_path, where):
-    "Killed after it was submitted but before that was noted, before it was collected, or in the middle of collecting."
+    "Killed after submitting but before that was noted, before collecting, or in the middle of it."
 
     class Killed(BaseException):
         pass
@@ -270,13 +270,13 @@ def test_the_lab_behind_a_socket_says_what_the_lab_says(tmp_path):
                 replace(
                     q,
                     stem=q.stem.replace(LabTeacher(world).complete([v])[0].text, "[MASK]"),
-                    answer=l,
+                    answer=letter,
                 ),
                 q.language,
                 view="refill",
             )
             for q, v in zip(qs, views[2::3])
-            for l in q.choices
+            for letter in q.choices
         ]
         assert [c.text for c in over.complete(views)] == [
             c.text for c in LabTeacher(world).complete(views)
@@ -288,7 +288,7 @@ def test_the_lab_behind_a_socket_says_what_the_lab_says(tmp_path):
 
 
 def test_the_key_is_nowhere(tmp_path, monkeypatch, capsys, caplog):
-    "A server that repeats the key in its answers and errors; a whole run, its files, logs, exceptions and the report."
+    "A server that repeats the key; a whole run, its files, logs, exceptions and the report."
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     caplog.set_level("DEBUG")
     from cot_distill.ledger import report_lines
@@ -397,7 +397,7 @@ def recording():
 
 
 def test_real_recording(recording):
-    "Streams that did not see the answer, right and wrong, each reply once; ours and the recorded reading agree."
+    "Streams that did not see the answer, right and wrong, each reply once; both readings agree."
     everything = load_completions(recording)
     assert len(everything) == 69_377 and Counter(c.saw_answer for c in everything) == {
         True: 38_933,
@@ -469,3 +469,182 @@ def test_what_an_error_means(status, code, again, halt):
     )
     u = unanswered(error)
     assert (u.again, u.halt, u.billed, u.after) == (again, halt, False, 7.0)
+
+
+# ---------------------------------------------------------------- recordings as people have them
+
+CELLS = {
+    "upper case": ("B", "B", None),
+    "lower case": ("b", "B", None),
+    "in brackets": ("(B)", "B", None),
+    "with a stop and spaces": (" b. ", "B", None),
+    "the option's text": ("3", "B", None),
+    "empty": ("", "A", None),
+    "blank": ("  ", "A", None),
+    "none": ("None", "A", None),
+    "missing": (None, "A", None),
+    "not an option": ("F", None, "not an option"),
+    "words": ("the second", None, "not an option"),
+}
+
+
+@pytest.mark.parametrize("cell, predicted, reason", CELLS.values(), ids=CELLS)
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_recorded_letter_is_read_as_people_write_it(tmp_path, cell, predicted, reason, suffix):
+    "The text ends in (A); the question is 3 + 1 with the options 4 and 3."
+    import pandas as pd
+
+    rows = [GOOD | dict(question_id="q3", predicted=cell)]
+    path = tmp_path / f"r{suffix}"
+    if suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        pd.DataFrame(rows + [rows[0] | dict(sample=1, predicted="A")]).to_parquet(path)
+    (r, *_) = read_rationales(load_completions(path), QS)
+    assert (r.predicted, r.reason) == (predicted, reason)
+    assert r.question_key == QS[3].key
+
+
+FORMS = {
+    "a byte order mark": "\ufeff{}\n{}\n",
+    "line ends of another system": "{}\r\n{}\r\n",
+    "empty lines": "\n{}\n\n{}\n  \n",
+    "no last line end": "{}\n{}",
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_a_file_is_read_in_the_forms_it_comes_in(tmp_path, form):
+    rows = [GOOD | dict(question_id=7), GOOD | dict(question_id="7", sample=1)]
+    (path := tmp_path / "r.jsonl").write_bytes(form.format(*map(json.dumps, rows)).encode())
+    assert [(c.question_id, c.sample) for c in load_completions(path)] == [("7", 0), ("7", 1)]
+
+
+def test_numbers_and_gaps_of_a_spreadsheet(tmp_path):
+    import pandas as pd
+
+    rows = [GOOD | dict(question_id=7, sample=0, view=None), GOOD | dict(question_id=8, view="pvc")]
+    table = pd.DataFrame(rows).astype(dict(sample=float)).assign(language=float("nan"))
+    table.to_parquet(path := tmp_path / "r.parquet")
+    got = load_completions(path)
+    assert [(c.question_id, c.sample, c.language, c.view) for c in got] == [
+        ("7", 0, None, None),
+        ("8", 0, None, "pvc"),
+    ]
+
+
+def parallel():
+    "One id: in English and Italian, with the options in another order, and in another benchmark."
+    en = Question("q1", "sums", "en", "1 + 1?", dict(A="two", B="three"), "A")
+    it = replace(en, language="it", stem="1 + 1 fa?", choices=dict(A="tre", B="due"), answer="B")
+    other = replace(en, benchmark="riddles", stem="Who?", choices=dict(A="you", B="me"), answer="B")
+    return en, it, other
+
+
+@pytest.mark.parametrize("kind", ["lab", "endpoint", "recording"])
+def test_questions_that_share_an_id_are_kept_apart(serve, tmp_path, kind):
+    "Each is answered with its own right option, read as its own, and selected as its own."
+    from cot_distill.recordings import save_completions
+    from cot_distill.records import QuestionIndex
+
+    qs = parallel()
+
+    class Knows:
+        name = "knows"
+
+        def reply(self, q, language, view, temperature, sample):
+            return f"So it is {q.answer_text}.\nAnswer: ({q.answer})"
+
+    if kind == "endpoint":
+        find = lambda asked: next(q for q in qs if q.stem in asked["messages"][-1]["content"])
+        reply = lambda asked: chat_response(
+            "m", [Knows().reply(find(asked), "", "", 0, 0)], asked["messages"]
+        )
+        t = teacher(serve(reply).url, tmp_path)
+    else:
+        t = LabTeacher(Knows())
+    requests = [Request(q, q.language) for q in qs]
+    got = t.complete(requests)
+    if kind == "recording":
+        got = RecordedTeacher(save_completions(got, tmp_path / "r.jsonl")).complete(requests)
+    read = read_rationales(got, qs)
+    assert [r.predicted for r in read] == ["A", "B", "B"]
+    assert [r.question_key for r in read] == [q.key for q in qs] == [c.question_key for c in got]
+    groups = QuestionIndex(qs).group(read)
+    assert {key: [r.predicted for r in group] for key, group in groups.items()} == {
+        q.key: [q.answer] for q in qs
+    }
+
+
+def test_a_recording_that_cannot_tell_two_questions_apart_says_so(tmp_path):
+    qs, path = parallel(), tmp_path / "r.jsonl"
+    path.write_text(json.dumps(GOOD | dict(question_id="q1")))
+    assert len(RecordedTeacher(path).complete([Request(qs[0], "en")])) == 1
+    with pytest.raises(ValueError, match="could be about any of riddles/en/q1, sums/en/q1"):
+        RecordedTeacher(path).complete([Request(q, "en") for q in (qs[0], qs[2])])
+    with pytest.raises(ValueError, match="could mean sums/en/q1 or sums/it/q1"):
+        read_rationales(load_completions(path), qs[:2])
+    path.write_text(json.dumps(GOOD | dict(question_id="q1", benchmark="riddles")))
+    (c,) = RecordedTeacher(path).complete([Request(q, "en") for q in (qs[0], qs[2])])
+    assert c.question_key == qs[2].key
+
+
+MANY = [
+    GOOD | dict(teacher=name, sample=i, language=code, view=view, saw_answer=saw, text=f"{name}{i}")
+    for name in "ab"
+    for i in range(2)
+    for code, view, saw in (
+        ("en", "cot", False),
+        ("bg", "cot", False),
+        ("en", "nvc", True),
+        ("en", "cot", True),
+    )
+]
+CHOICES = {
+    "all": ({}, "a0 b0 a1 b1", "a0 b0 a1 b1"),
+    "one teacher": (dict(teacher="b"), "b0 b1", "b0 b1"),
+    "two, in another order": (dict(teacher=["b", "a"]), "b0 a0 b1 a1", "b0 a0 b1 a1"),
+    "one view": (dict(views="cot"), "a0 b0 a1 b1", ""),
+    "the other view": (dict(views=["nvc"]), "", "a0 b0 a1 b1"),
+    "with the answer in view": (dict(saw_answer=True), "a0 b0 a1 b1", "a0 b0 a1 b1"),
+    "both": (dict(saw_answer=None), "a0 a0 b0 b0 a1 a1 b1 b1", "a0 b0 a1 b1"),
+}
+
+
+@pytest.mark.parametrize("settings, cot, nvc", CHOICES.values(), ids=CHOICES)
+def test_a_recording_of_several_teachers_languages_and_views(tmp_path, settings, cot, nvc):
+    (path := tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, MANY)))
+    t = RecordedTeacher(path, **settings)
+    asked = [("en", "cot"), ("en", "nvc"), ("vi", "cot")]
+    got = {
+        key: [c.text for c in t.complete([Request(QS[0], key[0], n=9, view=key[1])])]
+        for key in asked
+    }
+    assert got == dict(zip(asked, (cot.split(), nvc.split(), [])))
+    assert t.absent == {key: 9 - len(texts) for key, texts in got.items()}
+    assert t.missing == sum(t.absent.values())
+
+
+@pytest.mark.parametrize("settings, message", [
+    (dict(teacher="c"), "no teacher 'c'; there are a, b"),
+    (dict(teacher=["a", "B"]), "no teacher 'B'; there are a, b"),
+    (dict(views="pvc"), "no view 'pvc'; there are cot, nvc"),
+])  # fmt: skip
+def test_a_name_that_a_recording_does_not_have(tmp_path, settings, message):
+    (path := tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, MANY)))
+    with pytest.raises(ValueError, match=message):
+        RecordedTeacher(path, **settings)
+
+
+@pytest.mark.parametrize("settings, message", [
+    (dict(n=0), "n and max_tokens start at 1"),
+    (dict(temperature=float("nan")), "temperature at 0"),
+    (dict(temperature=-1), "temperature at 0"),
+    (dict(top_p=0), "top_p lies above 0"),
+    (dict(top_p=1.5), "top_p lies above 0"),
+    (dict(extra=dict(n=3)), "extra holds n, which a request sets itself"),
+    (dict(extra=dict(stream=True)), "extra holds stream"),
+])  # fmt: skip
+def test_a_setting_that_makes_no_sense_is_said(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Request(QS[0], "en", **settings)
