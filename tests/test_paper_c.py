@@ -64,7 +64,9 @@ def test_from_everyday_questions_to_figures(root, server):
         read_profile("everyday", root),
         ["table_c1", "figure_c5", "figure_c7", "ablations"],
     )
-    likely = [line for line in str(forecast(artefacts, profile, root)).split("\n") if "in all" in line]
+    likely = [
+        line for line in str(forecast(artefacts, profile, root)).split("\n") if "in all" in line
+    ]
     asked_at_most = int(likely[0].split()[4].replace(",", ""))
     outcomes = reproduce(artefacts, profile, root, progress=False)
     assert [(o.name, o.error) for o in outcomes if o.state != "done"] == [] and len(
