@@ -20,6 +20,7 @@ import sys
 import tempfile
 import tomllib
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import chdir, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -258,18 +259,17 @@ def run_fault(notebook, copy):
     return done.returncode and f"{done.stdout[-2000:]}{done.stderr[-2000:]}"
 
 
-def failures(check, named, fault):
+def failures(check, named, fault, at_once=1):
     "Notebooks that do not pass a check, with the reason."
     PASSED.mkdir(parents=True, exist_ok=True)
+    todo = [notebook for notebook in named if not mark(check, notebook).exists()]
     failed = []
-    with tempfile.TemporaryDirectory() as folder, tqdm(named, check, unit="notebook") as bar:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(at_once) as pool:
         copy = copied(Path(folder))
-        for notebook in bar:
-            bar.set_postfix_str(notebook.stem)
-            if mark(check, notebook).exists():
-                continue
-            if said := fault(notebook, copy):
-                failed.append(f"{notebook.name} ({check})\n{said}")
+        said = pool.map(lambda notebook: fault(notebook, copy), todo)
+        for notebook, why in zip(todo, tqdm(said, check, len(todo), unit="notebook")):
+            if why:
+                failed.append(f"{notebook.name} ({check})\n{why}")
             else:
                 mark(check, notebook).touch()
     return failed
@@ -289,7 +289,9 @@ def check():
             + "\n  ".join(stale)
         )
     run = [n for n in notebooks() if n.name[0].isdigit() or n.parent.name == "guides"]
-    failed = failures("page", notebooks(), page_fault) + failures("run", run, run_fault)
+    failed = failures("page", notebooks(), page_fault)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many run at once as there are cores
+    failed += failures("run", run, run_fault, os.cpu_count())
     if failed:
         sys.exit("\n\n".join(failed))
     print("notebooks are clean, in step with the package, and run; every page can be made")
