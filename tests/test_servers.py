@@ -23,7 +23,7 @@ from cot_distill.endpoint import (
     wait_named,
 )
 from cot_distill.ledger import Ledger, Prompt, report_lines, rescue_files
-from cot_distill.stress import fault_server, full_disk, questions, strict_server
+from cot_distill.stress import as_stream, fault_server, full_disk, questions, strict_server
 from cot_distill.teacher import Request, read_rationales
 
 QS = questions(20)
@@ -375,6 +375,39 @@ def test_a_value_out_of_range_is_the_readers_to_mend(serve, tmp_path):
     with pytest.raises(RuntimeError, match="temperature: choose another value"):
         teacher(server.url, tmp_path).complete(ask(temperature=1.5))
     assert len(server.asked) == 1
+
+
+STREAM_ONLY = [
+    "This model only support stream mode, please enable the stream parameter to access the model.",
+    "stream must be set to true",
+    "Streaming is required for this model",
+    "Only streaming requests are accepted",
+]
+
+
+@pytest.mark.parametrize("words", STREAM_ONLY)
+def test_a_server_that_only_streams_is_asked_to_stream(serve, tmp_path, words):
+    def reply(asked):
+        return as_stream(plain(asked)).decode() if asked.get("stream") else error(words)
+
+    server = serve(reply)
+    t = teacher(server.url, tmp_path)
+    got = t.complete(ask(2))
+    assert [c.text for c in got] == ["It is wet.\nAnswer: (A)"] * 40
+    assert len(server.asked) == 21 and t.ledger.bill().estimated == 0
+    assert server.asked[-1]["stream_options"] == dict(include_usage=True)
+
+
+CIRCLES = ["System role not supported", "Unsupported parameter: 'n'", ONE[1], STREAM_ONLY[1]]
+
+
+@pytest.mark.parametrize("words", CIRCLES)
+def test_a_refusal_that_no_other_way_of_asking_ends_is_a_refusal(serve, tmp_path, words):
+    "Three prompts are enough to see it, and nobody asks in circles."
+    server = serve(lambda asked: error(words))
+    with pytest.raises(RuntimeError, match="the first prompts were all refused"):
+        teacher(server.url, tmp_path).complete(ask())
+    assert len(server.asked) <= 5
 
 
 def test_a_limit_that_no_name_fits_is_said(serve, tmp_path):
