@@ -15,7 +15,7 @@ project = metadata["name"]
 author = copyright = metadata["authors"][0]["name"]
 extensions = ["myst_nb", "sphinx_external_toc"]
 external_toc_path = str(DOCS / "_toc.yml")
-exclude_patterns = ["**/.ipynb_checkpoints", ".ipynb_checkpoints"]
+exclude_patterns = ["**/.ipynb_checkpoints", ".ipynb_checkpoints", "**/data", "data"]
 
 myst_enable_extensions = ["amsmath", "dollarmath", "colon_fence"]
 myst_heading_anchors = 3

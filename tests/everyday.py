@@ -1,7 +1,9 @@
-"""Everyday questions of our own in the forms of CommonsenseQA and QuaRel, and a teacher with a script that goes wrong in every way.
+"""Everyday questions of our own in the forms of CommonsenseQA and QuaRel, and their teacher.
 
-A line holds the question, its options and answer, the topic words that the teacher names, the target that it chooses, its refill,
-the letters in which five paths end, and what becomes of the question: `kept`, or the reason why not.
+The teacher has a script that goes wrong in every way. A line of it, with the indented lines after
+it, holds the question, its options and answer, the topic words that the teacher names, the target
+that it chooses, its refill, the letters in which five paths end, and what becomes of the question:
+`kept`, or the reason why not.
 """
 
 import re
@@ -10,48 +12,93 @@ from collections import Counter
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
-from cot_distill.lab_server import ChatHandler, chat_response
 from datasets import Dataset
 
+from cot_distill.lab_server import ChatHandler, chat_response
 from cot_distill.questions import read_choices, read_quarel
 
 FIVE = """
-Where would a baker leave dough so that it rises overnight? | fridge; oven; pantry; windowsill; freezer | C | dough, rises overnight | B | Where would a baker leave bread so that it turns brown? | BBBBB | kept
-What do you open when it starts to rain on the way home? | umbrella; window; letter; tin; map | A | rain, way home | E | What do you open when it starts to look unfamiliar on the path? | EEEEE | kept
-The gardener waters the seedlings at dawn, where do they grow? | greenhouse; attic; cellar; garage; desert | A | The gardeners, waters, seedling | C | The boy hides the mushrooms at dawn, where do they grow? | CCCCC | kept
-Why did the baby cry in the middle of the night? | hungry; tall; rich; famous; paid | A | baby; cry | C | Why did the gambler smile in the middle of the night? | CCCAC | kept
-What would you use to hang a picture on a brick wall? | drill; spoon; pillow; ladder; soap | A | hang a picture, brick wall | B | What would you use to eat a soup on a winter evening? | BBBBB | kept
-Anna forgot her keys and Anna's neighbour was away, where did Anna wait? | stairs; bank; museum; stage; orbit | A | Anna; keys; neighbour was away | B | Tom forgot his purse and Tom's card was blocked, where did Tom wait? | BBBBB | refill: other words changed
-Where do people sit quietly while somebody plays the violin? | concert hall; stadium; kitchen; bus; market | A | quietly, violin | B | Where do people sit loudly while somebody plays the final? | BBBBB | kept
-What does a lighthouse keeper look after in a storm? | lamp; sheep; orchard; engine; oven | A | a lighthouse keeper, storm | D | What does an engineer look after in a power cut? | DDDDD | kept
-What is cold to the touch in the early morning? | dew; toast; coffee; stove; candle | A | cold | B | What is warm to the touch in the early morning? | BCBCD | paths: they disagree
-Where should you keep milk once it is open? | fridge; drawer; shelf; roof; shed | A | milk, open | C | Where should you keep a novel once it is read? | C-C-C | paths: they disagree
-What helps a tired person fall asleep at last? | lullaby; coffee; alarm; race; quiz | A | tired person | B | | | refill: empty
-Which tool cuts a loaf without crumbs? | bread knife; saw; scissors; axe; razor | A | loaf, crumbs | B | Question = Which tool cuts a plank? | | refill: no question line
-Where does a sailor sleep on a long voyage? | bunk; tent; hotel; barn; office | A | sailor, voyage | B | Where does a hiker sleep on a long [MASK]? | | refill: a mask is left
-What do you wear on your feet in fresh snow? | boots; sandals; slippers; fins; socks | A | snow | B | What do you wear on your feet in fresh Snow? | | refill: same as the original
-What do you spread on bread for breakfast? | jam; glue; paint; sand; ink | A | bread, breakfast | B | What do you spread on paper with glue? | | refill: other words changed
-What do children build at the sea? | sandcastle; snowman; igloo; nest; web | A | at the sea | B | What do children build snowman in winter? | | refill: names the answer
-Who repairs a dripping tap? | plumber; baker; pilot; judge; poet | A | dripping tap | B | Who repairs a (B) cake? | | refill: not well formed
-Who flies to the sun at noon? | pilot; nobody; baker; judge; poet | A | flies, noon | B | I'm sorry, but I cannot help with that. | | refill: refusal
-Where is salt water found in large amounts? | ocean; well; puddle; kettle; cloud | A | large amounts | E | Where is salt water found in ... | | refill: truncated
-What shines at night above the roofs? | moon; lamp; mirror; coin; glass | A | night | A | | | target: the answer itself
-What does a cat chase through the house? | mouse; sofa; roof; idea; wall | A | cat, house | ? | | | target: no option chosen
-When do owls hunt in the forest? | at night; at noon; never; on Sundays; at school | A | winter coat, ice | B | | | topic words: none is in the question
+Where would a baker leave dough so that it rises overnight? | fridge; oven; pantry; windowsill;
+    freezer | C | dough, rises overnight | B | Where would a baker leave bread so that it turns
+    brown? | BBBBB | kept
+What do you open when it starts to rain on the way home? | umbrella; window; letter; tin; map | A
+    | rain, way home | E | What do you open when it starts to look unfamiliar on the path? | EEEEE
+    | kept
+The gardener waters the seedlings at dawn, where do they grow? | greenhouse; attic; cellar;
+    garage; desert | A | The gardeners, waters, seedling | C | The boy hides the mushrooms at
+    dawn, where do they grow? | CCCCC | kept
+Why did the baby cry in the middle of the night? | hungry; tall; rich; famous; paid | A | baby;
+    cry | C | Why did the gambler smile in the middle of the night? | CCCAC | kept
+What would you use to hang a picture on a brick wall? | drill; spoon; pillow; ladder; soap | A |
+    hang a picture, brick wall | B | What would you use to eat a soup on a winter evening? | BBBBB
+    | kept
+Anna forgot her keys and Anna's neighbour was away, where did Anna wait? | stairs; bank; museum;
+    stage; orbit | A | Anna; keys; neighbour was away | B | Tom forgot his purse and Tom's card
+    was blocked, where did Tom wait? | BBBBB | refill: other words changed
+Where do people sit quietly while somebody plays the violin? | concert hall; stadium; kitchen;
+    bus; market | A | quietly, violin | B | Where do people sit loudly while somebody plays the
+    final? | BBBBB | kept
+What does a lighthouse keeper look after in a storm? | lamp; sheep; orchard; engine; oven | A | a
+    lighthouse keeper, storm | D | What does an engineer look after in a power cut? | DDDDD | kept
+What is cold to the touch in the early morning? | dew; toast; coffee; stove; candle | A | cold | B
+    | What is warm to the touch in the early morning? | BCBCD | paths: they disagree
+Where should you keep milk once it is open? | fridge; drawer; shelf; roof; shed | A | milk, open |
+    C | Where should you keep a novel once it is read? | C-C-C | paths: they disagree
+What helps a tired person fall asleep at last? | lullaby; coffee; alarm; race; quiz | A | tired
+    person | B | | | refill: empty
+Which tool cuts a loaf without crumbs? | bread knife; saw; scissors; axe; razor | A | loaf, crumbs
+    | B | Question = Which tool cuts a plank? | | refill: no question line
+Where does a sailor sleep on a long voyage? | bunk; tent; hotel; barn; office | A | sailor, voyage
+    | B | Where does a hiker sleep on a long [MASK]? | | refill: a mask is left
+What do you wear on your feet in fresh snow? | boots; sandals; slippers; fins; socks | A | snow |
+    B | What do you wear on your feet in fresh Snow? | | refill: same as the original
+What do you spread on bread for breakfast? | jam; glue; paint; sand; ink | A | bread, breakfast |
+    B | What do you spread on paper with glue? | | refill: other words changed
+What do children build at the sea? | sandcastle; snowman; igloo; nest; web | A | at the sea | B |
+    What do children build snowman in winter? | | refill: names the answer
+Who repairs a dripping tap? | plumber; baker; pilot; judge; poet | A | dripping tap | B | Who
+    repairs a (B) cake? | | refill: not well formed
+Who flies to the sun at noon? | pilot; nobody; baker; judge; poet | A | flies, noon | B | I'm
+    sorry, but I cannot help with that. | | refill: refusal
+Where is salt water found in large amounts? | ocean; well; puddle; kettle; cloud | A | large
+    amounts | E | Where is salt water found in ... | | refill: truncated
+What shines at night above the roofs? | moon; lamp; mirror; coin; glass | A | night | A | | |
+    target: the answer itself
+What does a cat chase through the house? | mouse; sofa; roof; idea; wall | A | cat, house | ? | |
+    | target: no option chosen
+When do owls hunt in the forest? | at night; at noon; never; on Sundays; at school | A | winter
+    coat, ice | B | | | topic words: none is in the question
 Who won? | Ann; Ben; Cid; Dan; Eve | A | who, won | B | | | topic words: all of the question
-How can you light a room? | candle; stone; rug; fork; vase | A | I cannot help with that. | B | | | topic words: refusal
+How can you light a room? | candle; stone; rug; fork; vase | A | I cannot help with that. | B | |
+    | topic words: refusal
 How do you cool tea? | wait; sing; run; read; dig | A | | B | | | topic words: empty
-How do birds keep warm in winter? | feathers; fire; gloves; soup; wool | A | keep warm in ... | B | | | topic words: truncated
+How do birds keep warm in winter? | feathers; fire; gloves; soup; wool | A | keep warm in ... | B
+    | | | topic words: truncated
 """
 TWO = """
-Mia's sled slid farther on the ice than on the gravel. Which surface is rougher? (A) the ice (B) the gravel | B | slid farther on the ice | A | Mia's sled stopped sooner on the ice than on the gravel. Which surface is rougher? | AAAAA | kept
-Mia's sled slid farther on the ice than on the gravel. Which surface has more friction? (A) ice (B) gravel | B | slid farther, more friction | A | Mia's sled slid farther on the ice than on the gravel. Which surface has less friction? | AAAAA | kept
-The kettle looked small from the gate but big from the porch. Where was Leo closer to it? (A) at the gate (B) on the porch | B | small, big | A | The kettle looked big from the gate but tiny from the porch. Where was Leo closer to it? | AAAAB | kept
-A thick rope holds longer than a thin one. Which should Sam use for a swing? (A) thick (B) thin | A | thick, thin | B | | | topic words: only options
-Rosa threw the ball harder than Ken did. Whose ball flew farther? (A) Rosa's (B) Ken's | A | harder; farther | B | Rosa threw the ball softer than Ken did. Whose ball flew farther? | BBBBB | kept
-The drum sounded loud in the hall and faint in the yard. The drummer was _____ the hall. (A) nearer to (B) farther from | A | loud, faint | B | The drum sounded faint in the hall and loud in the yard. The drummer was _____ the hall. | BBBBB | kept
-Nils pushed the heavy crate and the light basket, which moved slower? (A) crate (B) basket | A | heavy, light | B | Nils pushed the light crate and the heavy basket, which moved slower? | BBBBB | kept
-A truck and a bike brake on a wet road; which one needs more room? (A) the truck (B) the bike | A | needs more room | B | A truck and a bike brake on a wet road; which one needs less room? | BBABA | paths: they disagree
+Mia's sled slid farther on the ice than on the gravel. Which surface is rougher? (A) the ice (B)
+    the gravel | B | slid farther on the ice | A | Mia's sled stopped sooner on the ice than on
+    the gravel. Which surface is rougher? | AAAAA | kept
+Mia's sled slid farther on the ice than on the gravel. Which surface has more friction? (A) ice
+    (B) gravel | B | slid farther, more friction | A | Mia's sled slid farther on the ice than on
+    the gravel. Which surface has less friction? | AAAAA | kept
+The kettle looked small from the gate but big from the porch. Where was Leo closer to it? (A) at
+    the gate (B) on the porch | B | small, big | A | The kettle looked big from the gate but tiny
+    from the porch. Where was Leo closer to it? | AAAAB | kept
+A thick rope holds longer than a thin one. Which should Sam use for a swing? (A) thick (B) thin |
+    A | thick, thin | B | | | topic words: only options
+Rosa threw the ball harder than Ken did. Whose ball flew farther? (A) Rosa's (B) Ken's | A |
+    harder; farther | B | Rosa threw the ball softer than Ken did. Whose ball flew farther? |
+    BBBBB | kept
+The drum sounded loud in the hall and faint in the yard. The drummer was _____ the hall. (A)
+    nearer to (B) farther from | A | loud, faint | B | The drum sounded faint in the hall and loud
+    in the yard. The drummer was _____ the hall. | BBBBB | kept
+Nils pushed the heavy crate and the light basket, which moved slower? (A) crate (B) basket | A |
+    heavy, light | B | Nils pushed the light crate and the heavy basket, which moved slower? |
+    BBBBB | kept
+A truck and a bike brake on a wet road; which one needs more room? (A) the truck (B) the bike | A
+    | needs more room | B | A truck and a bike brake on a wet road; which one needs less room? |
+    BBABA | paths: they disagree
 """
 
 
@@ -108,7 +155,7 @@ class Line:
         if letter == "-":
             return "It could be any of them."
         reasons = (
-            [f"({l}) is not it." for l in self.question.choices if l != letter]
+            [f"({other}) is not it." for other in self.question.choices if other != letter]
             if view == "nvc"
             else [f"It must be {self.question.choices[letter]}."]
         )
@@ -118,7 +165,7 @@ class Line:
 LINES = [
     Line(f"{form}{i}", text)
     for form, texts in (("C", FIVE), ("Q", TWO))
-    for i, text in enumerate(texts.strip().splitlines())
+    for i, text in enumerate(texts.strip().replace("\n    ", " ").splitlines())
 ]
 QUESTIONS = [line.question for line in LINES]
 OPENINGS = dict(
@@ -147,7 +194,7 @@ class ScriptServer(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def answer(self, asked):
-        "Finds the question by its options, and the view by the instruction; a reply that ends in ... was cut off there."
+        "Find question and view by options and instruction; a reply that ends in ... was cut off."
         system, user = (m["content"] for m in asked["messages"])
         view, n = (
             next(v for v, opening in OPENINGS.items() if system.startswith(opening)),
@@ -155,9 +202,9 @@ class ScriptServer(ThreadingHTTPServer):
         )
         stem, options, *shown = user.split("\n\n")
         line = next(
-            l
-            for l in LINES
-            if options == "\n".join(f"({k}) {t}" for k, t in l.question.choices.items())
+            line
+            for line in LINES
+            if options == "\n".join(f"({k}) {t}" for k, t in line.question.choices.items())
         )
         with self.lock:
             first = self.given[user, view]
@@ -186,7 +233,7 @@ def write_mirror(folder: Path, train: list[Line], test: list[Line]):
         (place := folder / hub / "data").mkdir(parents=True)
         for name in names:
             Dataset.from_list(
-                [l.row for l in (train if name == "train" else test) if l.id[0] == form]
+                [line.row for line in (train if name == "train" else test) if line.id[0] == form]
             ).to_parquet(place / f"{name}.parquet")
         files = "".join(f"\n  - split: {name}\n    path: data/{name}.parquet" for name in names)
         (folder / hub / "README.md").write_text(

@@ -5,13 +5,13 @@ import random
 
 import pytest
 
-from cot_distill.languages import GROUPS, language_of, language_rates
-from cot_distill.prompts import LANGUAGES
+from cot_distill.languages import GROUPS, add_language, group_of, language_of, language_rates
+from cot_distill.prompts import LANGUAGES, Language
 from cot_distill.questions import load_questions
 
 
 def test_instructions_are_in_their_own_language():
-    assert {code: language_of(l.instruction) for code, l in LANGUAGES.items()} == {
+    assert {code: language_of(one.instruction) for code, one in LANGUAGES.items()} == {
         code: code for code in LANGUAGES
     }
 
@@ -37,3 +37,43 @@ def test_real_questions_in_sixteen_languages():
         for q in rng.sample(qs, 150)
     )
     assert rates.n.sum() == 2400 and rates.share.mean() > 0.985 and rates.share.min() > 0.88, rates
+
+
+CZECH = Language("Czech", "čeština", "Odpověz na otázku:", "odpověď")
+
+
+def test_a_language_that_is_added_has_a_group_and_is_identified():
+    text = "Chlad zpomaluje kažení, ale led rozbije skořápku."
+    assert language_of(text) != "cs"
+    before = dict(GROUPS)
+    try:
+        add_language("cs", CZECH, "head")
+        assert (language_of(text), group_of("cs")) == ("cs", "head")
+    finally:
+        del LANGUAGES["cs"]
+        GROUPS.update(before)
+    assert group_of("cs") == "tail" and language_of(text) != "cs"
+
+
+@pytest.mark.parametrize(
+    "code, group, message",
+    [
+        ("en", None, "there already"),
+        ("czech", None, "ISO 639-1"),
+        ("cs", "body", "choose one of head, tail"),
+    ],
+)
+def test_a_language_that_cannot_be_added_changes_nothing(code, group, message):
+    before = dict(LANGUAGES), dict(GROUPS)
+    with pytest.raises(ValueError, match=message):
+        add_language(code, CZECH, group)
+    assert (LANGUAGES, GROUPS) == before
+
+
+def test_a_language_that_nobody_identifies_does_not_stop_the_others():
+    LANGUAGES["xx"] = CZECH
+    try:
+        assert language_of("Cold slows decay, but ice cracks the shell.") == "en"
+        assert group_of("xx") == "tail"
+    finally:
+        del LANGUAGES["xx"]

@@ -55,14 +55,14 @@ def test_a_dry_run_counts_every_prompt_once_and_sends_nothing(root):
 
 def test_the_ledger_command(root):
     assert "nothing was asked yet" in call("ledger").output
-    from cot_distill.ledger import Answer, Prompt, claim, settle
+    from cot_distill.ledger import Prompt, Response, grant, settle
 
     ledger = open_ledger(root)
     (leave,) = ledger.transact(
-        [(claim, (Prompt("s", "m", [dict(role="user", content="?")], {}), 1, "me", lambda n: 0.1))]
+        [(grant, (Prompt("s", "m", [dict(role="user", content="?")], {}), 1, "me", lambda n: 0.1))]
     )
     ledger.transact(
-        [(settle, (leave.attempt, Answer([("Because.", "stop")], 10, 5, "{}", 0.1), 0.25))]
+        [(settle, (leave.attempt, Response([("Because.", "stop")], 10, 5, "{}", 0.1), 0.25))]
     )
     said = call("ledger", "--export", "out.parquet", "--last", "1").output
     assert (
@@ -105,3 +105,29 @@ def test_a_whole_run_through_the_lab_server_leaves_no_trace_of_the_key(root):
     bill, files = open_ledger(root).bill(), [p for p in root.rglob("*") if p.is_file()]
     assert bill.samples == 24 and bill.cost == 0 and len(files) > 8
     assert not [p.name for p in files if KEY.encode() in p.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (("ledger", "--load", "nosuch.parquet"), "nosuch.parquet is no ledger's export"),
+        (("ledger", "--load", "settings.ini"), "settings.ini is no ledger's export"),
+        (("ledger", "--export", "no/such/out.parquet"), "out.parquet cannot be written"),
+        (("reproduce", "table_m1", "--profile", "paid", "--budget", "-5"), "--budget"),
+    ],
+)
+def test_a_command_that_cannot_be_done_says_so_in_a_line(root, arguments, said):
+    result = call(*arguments)
+    assert result.exit_code and isinstance(result.exception, SystemExit), result.exception
+    assert said in f"{result.output} {result.exception}"
+    assert open_ledger(root).bill().requests == 0
+
+
+def test_a_broken_ledger_is_said_in_a_line(root):
+    path = Path(open_ledger(root).path)
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+    path.write_bytes(b"no ledger at all" * 100)
+    result = call("ledger")
+    assert "cannot be opened as a ledger" in str(result.exception)
+    assert isinstance(result.exception, SystemExit)

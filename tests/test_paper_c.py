@@ -1,4 +1,4 @@
-"Paper C from questions to figures: everyday questions of our own in a mirror of the hub, a teacher behind a socket, the committed notebooks."
+"Paper C from our own questions in a mirror of the hub, and a teacher behind a socket, to figures."
 
 import shutil
 from collections import Counter
@@ -64,7 +64,9 @@ def test_from_everyday_questions_to_figures(root, server):
         read_profile("everyday", root),
         ["table_c1", "figure_c5", "figure_c7", "ablations"],
     )
-    likely = [l for l in str(forecast(artefacts, profile, root)).split("\n") if "in all" in l]
+    likely = [
+        line for line in str(forecast(artefacts, profile, root)).split("\n") if "in all" in line
+    ]
     asked_at_most = int(likely[0].split()[4].replace(",", ""))
     outcomes = reproduce(artefacts, profile, root, progress=False)
     assert [(o.name, o.error) for o in outcomes if o.state != "done"] == [] and len(
@@ -78,7 +80,7 @@ def test_from_everyday_questions_to_figures(root, server):
     assert 0 < server.asked.total() <= asked_at_most
     runs = results_of("table_c1", "everyday", root)
     assert list(runs.method) == ["cot", "multi-view", WHOLE] and set(runs.n) == {26}
-    kept = sum(l.fate == "kept" for l in LINES if l.id[0] == "C")
+    kept = sum(line.fate == "kept" for line in LINES if line.id[0] == "C")
     assert (
         runs.counterfactuals[2]["kept"] == kept
         and runs.examples[2]["questions"] - runs.examples[1]["questions"] == 2 * kept
@@ -107,7 +109,11 @@ def test_what_a_profile_says_of_single_artefacts(tmp_path):
     (tmp_path / "nbs").mkdir()
     settings = tmp_path / "settings.ini"
     settings.write_text(
-        "[a]\nseeds = 0 1\nsteps = 9\n[a figure_c5 figure_c7]\nbenchmarks = lab:two_hop lab:eight\nmatches = steps tokens\nseeds = 3\n[a figure_c6]\nstudents = lab:t5 lab:bart\nmethods = ft cot\n[ab]\n"
+        "[a]\nseeds = 0 1\nsteps = 9\n"
+        "[a figure_c5 figure_c7]\nbenchmarks = lab:two_hop lab:eight\n"
+        "matches = steps tokens\nseeds = 3\n"
+        "[a figure_c6]\nstudents = lab:t5 lab:bart\nmethods = ft cot\n"
+        "[ab]\n"
     )
     profile = read_profile("a", tmp_path)
     assert (
@@ -323,7 +329,7 @@ def taught(tmp_path_factory):
     view = lambda q, c: (
         f"{q.answer_text} is fit."
         if c == CONTROLS["pvc"]
-        else " ".join(f"({l}) is not it." for l in q.choices if l != q.answer)
+        else " ".join(f"({letter}) is not it." for letter in q.choices if letter != q.answer)
     )
     rows = [
         student.encode(Example(q, (Target(view(q, c), q.answer),), control=c))
@@ -386,7 +392,7 @@ def test_control_tokens_are_single_tokens_of_every_student(arch):
 
 
 def test_a_recording_gives_positive_views_but_no_negative_ones(tmp_path):
-    "Nothing is made up: what was written with the answer in view is a positive view, and negative views are missing."
+    "Text written with the answer in view is a positive view; negative views are missing."
     q = QUESTIONS[0]
     said = [
         Completion(q.id, "t", 0, "It rises.\nAnswer: (C)"),

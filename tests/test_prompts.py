@@ -1,11 +1,28 @@
 "Replies that the prompts notebook does not show, and the format in all languages."
 
+import gzip
+import json
+import os
 import time
+from pathlib import Path
 
 import pytest
 
-from cot_distill.prompts import FORMAT, LANGUAGES, cot_messages, letter_options, parse_reply
-from cot_distill.questions import Question
+from cot_distill.prompts import (
+    FORMAT,
+    LANGUAGES,
+    MASK,
+    PROMPTS,
+    SHOWN,
+    Language,
+    agreement,
+    cot_messages,
+    letter_options,
+    parse_reply,
+    refilled,
+    topic_words,
+)
+from cot_distill.questions import BENCHMARKS, Question, load_questions
 
 Q = Question(
     "q",
@@ -48,7 +65,7 @@ def test_every_language_is_asked_and_read(code):
 
 
 def test_instructions_are_distinct_and_in_their_script():
-    assert len({l.instruction for l in LANGUAGES.values()}) == len(LANGUAGES) == 17
+    assert len({one.instruction for one in LANGUAGES.values()}) == len(LANGUAGES) == 17
     for code in ("bg", "mk", "sr"):
         assert sum("\u0400" <= c <= "\u04ff" for c in LANGUAGES[code].instruction) > 150
     assert sum("\u0600" <= c <= "\u06ff" for c in LANGUAGES["ar"].instruction) > 100
@@ -150,9 +167,6 @@ def test_what_is_read_is_cut_and_nothing_else():
     )
 
 
-from cot_distill.prompts import MASK, PROMPTS, SHOWN, agreement, refilled, topic_words
-
-
 def test_every_view_is_a_prompt_and_it_is_known_which_show_the_answer():
     masked = Question("q", "test", "en", f"Where is {MASK}?", Q.choices, "B")
     for view, messages in PROMPTS.items():
@@ -248,3 +262,124 @@ def test_many_masks_are_read_in_no_time():
         == " the ".join("x" * 40) + " end"
     )
     assert time.perf_counter() - start < 1
+
+
+def replies():
+    "The lines of replies.txt: language, part, question, letter or None, reply."
+    sections = (Path(__file__).parent / "replies.txt").read_text("utf8").split("\n[")[1:]
+    for section in sections:
+        head, *lines = section.splitlines()
+        code, texts = head.split("] ")
+        question = Question(code, "replies", code, "?", dict(zip("ABCDE", texts.split(" | "))))
+        part = "tuned"
+        for line in filter(None, lines):
+            if line.startswith("## "):
+                part = line[3:]
+            else:
+                yield code, part, question, line[0].strip("-") or None, line[2:].replace("⏎", "\n")
+
+
+@pytest.mark.parametrize("code", LANGUAGES)
+def test_ways_to_state_an_answer(code):
+    "Nothing is read wrongly, and nearly everything is read."
+    rows = [row[2:] for row in replies() if row[0] == code]
+    meant = [(q, want, text) for q, want, text in rows if want]
+    assert len({text for _, _, text in meant}) >= 40 and len(rows) - len(meant) >= 12
+    found = [(text, want, parse_reply(text, q).predicted) for q, want, text in rows]
+    assert [row for row in found if row[2] not in (row[1], None)] == []
+    assert sum(read is not None for _, want, read in found if want) > 0.98 * len(meant)
+
+
+@pytest.mark.parametrize(
+    "text, predicted, reason, rationale",
+    [
+        ("<think>It is (A). Answer: (A)</think>Wet.\nAnswer: (B)", "B", None, "Wet."),
+        ("<think>\nOr (C)?\n</think>\n\nThe answer is (B).", "B", None, ""),
+        ("Or (A)? Answer: (A)</think>Wet.\nAnswer: (B)", "B", None, "Wet."),
+        ("<think>a</think>Wet.<thinking>b</thinking>\nAnswer: B", "B", None, "Wet."),
+        ("<think>It is (A). Answer: (A)", None, "no answer line", ""),
+        ("Wet.\n<think>Answer: (A)", None, "no answer line", "Wet."),
+        ("<think></think>", None, "no answer line", ""),
+        ("I think (A) is dry.\nAnswer: (B)", "B", None, "I think (A) is dry."),
+    ],
+)
+def test_thoughts_are_no_answer_and_no_rationale(text, predicted, reason, rationale):
+    reply = parse_reply(text, Q)
+    assert (reply.predicted, reply.reason, reply.rationale) == (predicted, reason, rationale)
+
+
+def test_a_thought_that_runs_into_the_limit_is_truncated():
+    assert parse_reply("<think>It is (A). Answer: (A)", Q, "length").reason == "truncated"
+
+
+@pytest.mark.parametrize(
+    "choices, text, predicted, reason",
+    [
+        (("AABb", "AABB"), "AABB", "B", None),
+        (("AABb", "AABB"), "AABb.", "A", None),
+        (("AABb", "AABB"), "aabb", None, "several answers"),
+        (("plate", "plate"), "plate", None, "several answers"),
+        (("energy", "Energy."), "Energy.", "B", None),
+        (("a house", "A house"), "A house", "B", None),
+        (("yeast", "E. coli"), "E. coli", "B", None),
+        (("1.6", "-1.6"), "-1.6", "B", None),
+        (("call", "answer a call"), "answer a call", "B", None),
+        (("one", "two\nlines"), "two\nlines", "B", None),
+        (("В) Рим", "А) Париж"), "А) Париж", "B", None),
+        (("2^3", "23"), "23", "B", None),
+        (("a*b", "ab"), "a*b", "A", None),
+    ],
+)
+def test_an_option_given_by_its_text(choices, text, predicted, reason):
+    question = Question("t", "test", "en", "?", dict(zip("AB", choices)))
+    reply = parse_reply(f"Answer: {text}", question)
+    assert (reply.predicted, reply.reason) == (predicted, reason)
+
+
+@pytest.mark.parametrize("words", ["the answer ", "is the ", "(A) ", "not ", "so, the, "])
+def test_a_reply_that_repeats_itself_is_unread(words):
+    assert parse_reply(words * 3000, Q).predicted is None
+
+
+def test_a_language_that_is_added_is_read_at_once():
+    question = Question("s", "test", "cs", "Kde?", {"A": "dům", "B": "moře"})
+    text = "Tam je mokro. Správná odpověď zní (B)."
+    assert parse_reply(text, question).reason == "no answer line"
+    LANGUAGES["cs"] = Language("Czech", "čeština", "Odpověz:", "odpověď", "zní", "správná")
+    try:
+        assert parse_reply(text, question).predicted == "B"
+        assert cot_messages(question, "cs")[0]["content"] == f"Odpověz:\n{FORMAT}"
+    finally:
+        del LANGUAGES["cs"]
+    assert parse_reply(text, question).reason == "no answer line"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_options_of_real_questions_read_back(benchmark):
+    "Each text of every fourth question, but for those that options share or that are letters."
+    if not os.environ.get("COT_DISTILL_HUB"):
+        pytest.skip("COT_DISTILL_HUB names no mirror of the hub")
+    for split in BENCHMARKS[benchmark].splits:
+        for question in load_questions(benchmark, split)[::4]:
+            texts = [text.split() for text in question.choices.values()]
+            for letter, text in question.choices.items():
+                found = parse_reply(f"Wet.\nAnswer: {text}", question)
+                if texts.count(text.split()) > 1:
+                    assert found.reason == "several answers", question
+                elif len(text.strip(" .")) > 1:
+                    assert found.predicted == letter, (question, found)
+
+
+def test_recorded_replies_to_our_own_prompts_are_read():
+    folder, hub = (os.environ.get(f"COT_DISTILL_{name}") for name in ("RATIONALES", "HUB"))
+    if not (folder and hub):
+        pytest.skip("COT_DISTILL_RATIONALES or COT_DISTILL_HUB is unset")
+    questions = {q.id: q for q in load_questions("commonsense_qa", "train")}
+    with gzip.open(
+        Path(folder) / "counterfactual.commonsense_qa.jsonl.gz", "rt", encoding="utf8"
+    ) as f:
+        rows = [row for row in map(json.loads, f) if row["view"] in ("cot", "pvc", "nvc")]
+    for row in rows:
+        question = questions[row["question_id"].split("~")[0]]
+        assert parse_reply(row["text"], question, row["finish_reason"]).predicted, row

@@ -574,6 +574,7 @@ def test_an_installed_package_brings_a_benchmark(tmp_path, monkeypatch, mirror):
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(Q, "BENCHMARKS", dict(Q.BENCHMARKS))
+    monkeypatch.setattr(Q, "installed_benchmarks", Q.installed_benchmarks.__wrapped__)
     assert {"theirs", "broken"} <= set(Q.known_benchmarks())
     assert load_questions("theirs", hub=mirror([dict(id=1)], "they/own"))[0].id == "1"
     with pytest.raises(ValueError, match="broken .their_pack:nothing. cannot be loaded"):

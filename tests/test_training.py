@@ -9,7 +9,7 @@ import torch
 from cot_distill import training
 from cot_distill.lab import World
 from cot_distill.logprobs import plain_logps, shared_logps
-from cot_distill.losses import unlikelihood
+from cot_distill.losses import click, dpo, orpo, simpo, unlikelihood
 from cot_distill.methods import LOSSES, METHODS, examples_of
 from cot_distill.questions import Question
 from cot_distill.records import Rationale, Target
@@ -327,6 +327,7 @@ def test_focus_reaches_the_loss(examples, tmp_path):
         }.items()
     )
     assert not ends["marked span"].equal(ends["marked first"])
+    assert ends["plain span"].equal(ends["plain first"])
     with pytest.raises(ValueError, match="focus='last': choose one of all, span, first"):
         train(student_of("gpt2"), [{}], tmp_path / "unknown", NEGATIVE, focus="last")
 
@@ -383,7 +384,7 @@ def test_lora_shares_prompts(arch, examples, tmp_path):
         student.collate(rows),
         {n: p.detach().clone() for n, p in student.model.named_parameters()},
     )
-    assert training.best_logps(student.model, batch) is shared_logps
+    assert training.path_of(student, rows).logps is shared_logps
     gradients = []
     for logps in (shared_logps, plain_logps):
         student.model.zero_grad()
@@ -418,3 +419,128 @@ def test_the_faster_precision_is_said_aloud(examples, capsys, monkeypatch):
             in capsys.readouterr().out
         )
     assert all(p.grad is None for p in student.model.parameters())
+
+
+KEPT = dict(steps=4, batch_size=2, warmup=0, save_strategy="steps", save_steps=2)
+
+
+@pytest.fixture
+def trained_folder(examples, tmp_path):
+    student = student_of("gpt2")
+    rows = [student.encode(e) for e in examples]
+    done = train(student, rows, tmp_path, NEGATIVE, **KEPT)
+    return tmp_path, rows, student, done
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (dict(seed=1), "seed"),
+        (dict(alpha=0.5), "alpha"),
+        (dict(lr=1e-4), "learning_rate"),
+        (dict(steps=8), "max_steps"),
+        (dict(focus="span"), "focus"),
+        (dict(batch_size=4), "step"),
+        (dict(negative=None), "loss"),
+        (dict(rows=slice(0, 9)), "rows"),
+        (dict(settings=dict(gamma=2.0), negative=click), "settings"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_another_training_is_refused_in_the_same_folder(trained_folder, change, named):
+    folder, rows, _, _ = trained_folder
+    arguments = dict(rows=rows, negative=NEGATIVE, **KEPT) | change
+    if isinstance(arguments["rows"], slice):
+        arguments["rows"] = rows[arguments["rows"]]
+    with pytest.raises(ValueError, match=rf"(?s)another training, which differs in.*{named}"):
+        train(student_of("gpt2"), folder=folder, **arguments)
+    fresh, again = student_of("gpt2"), student_of("gpt2")
+    expected = train(fresh, folder=folder / "elsewhere", **arguments)
+    found = train(again, folder=folder, anew=True, **arguments)
+    assert found.losses == expected.losses and weights(again).equal(weights(fresh))
+
+
+def test_a_finished_training_says_what_it_took(trained_folder):
+    folder, rows, student, done = trained_folder
+    again = student_of("gpt2", seed=8)
+    same = train(again, rows, folder, NEGATIVE, **KEPT)
+    assert same == done and done.tokens > 0 and weights(again).equal(weights(student))
+    (folder / "trained.json").unlink()
+    assert train(again, rows, folder, NEGATIVE, **KEPT).losses == done.losses
+
+
+def test_what_runs_differently_may_resume(trained_folder):
+    folder, rows, student, done = trained_folder
+    again = student_of("gpt2")
+    other = dict(KEPT, batch_size=1, gradient_accumulation_steps=2, logging_steps=3, bf16=True)
+    assert train(again, rows, folder, NEGATIVE, **other) == done
+
+
+@pytest.mark.parametrize("negative", [unlikelihood, click, orpo, simpo, dpo])
+def test_an_unmarked_negative_is_not_pushed_by_a_span_loss(negative, examples, tmp_path):
+    "It trains as if it were not there."
+    marks = ((0, 3),)
+    some = [
+        replace(
+            e,
+            negatives=tuple(
+                replace(t, wrong=marks) if n % 2 else t for n, t in enumerate(e.negatives)
+            ),
+        )
+        for e in examples
+    ]
+    only = [replace(e, negatives=tuple(t for t in e.negatives if t.wrong)) for e in some]
+    assert some != only
+    ends = []
+    for name, chosen in (("some", some), ("only", only)):
+        student = student_of("gpt2")
+        rows = [student.encode(e) for e in chosen]
+        train(student, rows, tmp_path / name, negative, focus="span", steps=3, batch_size=4)
+        ends.append(weights(student))
+    assert (ends[0] - ends[1]).abs().max() <= 1e-5
+
+
+def test_the_reference_of_dpo(examples, tmp_path, monkeypatch):
+    "Equal to the plain twin, the student before training, and the same after an interruption."
+    student = student_of("gpt2")
+    rows = [student.encode(e) for e in examples]
+    shared = training.reference_logps(student, rows)
+    plain = training.reference_logps(student, rows, plain_logps)
+    for ours, theirs, row in zip(shared, plain, rows, strict=True):
+        assert list(map(len, ours)) == list(map(len, theirs)) == list(map(len, row["targets"]))
+        for a, b in zip(ours, theirs):
+            assert a == pytest.approx(b, abs=1e-5)
+    run = lambda folder, student: train(student, rows, tmp_path / folder, dpo, alpha=1.0, **KEPT)
+    whole = student_of("gpt2")
+    done = run("whole", whole)
+    cut, compute = student_of("gpt2"), DistillTrainer.compute_loss
+
+    def stop(self, *args, **kw):
+        if self.state.global_step == 3:
+            raise KeyboardInterrupt
+        return compute(self, *args, **kw)
+
+    with monkeypatch.context() as m:
+        m.setattr(DistillTrainer, "compute_loss", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run("cut", cut)
+    other = student_of("gpt2", seed=8)  # neither its weights nor its log-probabilities matter
+    assert run("cut", other).losses == done.losses and weights(other).equal(weights(whole))
+
+
+def test_no_windows_module_is_needed(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert training.peak_mb() != training.peak_mb()  # not a number
+
+
+def test_the_base_honours_its_limits(tmp_path):
+    make = lambda **kw: training.base_student(
+        WORLD, width=16, layers=1, steps=2, batch_size=4, cache=tmp_path, **kw
+    )
+    usual, short, long = make(), make(max_target=20, answer_format="letter"), make(max_prompt=200)
+    assert (usual.max_prompt, usual.max_target, usual.answer_format) == (96, 96, "text")
+    assert (short.max_target, short.answer_format) == (20, "letter")
+    assert weights(short).equal(weights(usual)) and len([*tmp_path.glob("bases/*")]) == 2
+    assert long.max_prompt == 200 and long.model.config.n_positions >= 296
