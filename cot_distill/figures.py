@@ -52,7 +52,6 @@ HEADINGS = {  # column -> its name in tables and on axes, if it is not the colum
     "benchmark": "trained on",
     "test": "tested on",
     "mode": "control token",
-    "beside": "beside",
     "step": "optimiser steps",
     "tokens_per_second": "tokens a second",
     "peak_mb": "peak memory (MB)",
@@ -164,14 +163,22 @@ ARCHITECTURES = dict(
     gpt_neo="GPT-Neo",
     xglm="XGLM",
     gemma="Gemma",
+    gemma3_text="Gemma-3",
+    llama="Llama",
+    mistral="Mistral",
+    phi3="Phi-3",
+    qwen2="Qwen2",
+    qwen3="Qwen3",
+    marian="Marian",
 )
 
 
 def student_label(name: str) -> str:
     "A student's architecture, or its name on the hub."
     kind, _, arch = name.partition(":")
-    if kind in ("lab", "small") and arch in ARCHITECTURES:
-        return f"{ARCHITECTURES[arch]}-shaped" + (", untrained" if kind == "small" else "")
+    if kind in ("lab", "small") and arch:
+        start = ", untrained" if kind == "small" else ""
+        return f"{ARCHITECTURES.get(arch, arch)}-shaped{start}"
     return name.rpartition("/")[2]
 
 
@@ -1035,7 +1042,7 @@ def step_rows(pairs: DataFrame, names: tuple[str, str]) -> DataFrame:
                 rows.append(about | dict(student=who, step=i) | s | end)
     return DataFrame(rows)
 
-
+# %% ../nbs/31_figures.ipynb #f1a0f050
 def told_text(pair: Mapping, side: str) -> str:  # Markdown
     "One rationale, a step a line."
     steps = said_steps(pair[f"steps_{side}"])
@@ -1080,7 +1087,7 @@ def rationale_lines(pair: Mapping, side: str, chars: int) -> list[tuple[str, str
         lines += [(line, colour) for line in wrap(f"{mark} {s['sentence']}", chars)]
     return [*lines, (ending(pair, side), "#000000")]
 
-
+# %% ../nbs/31_figures.ipynb #f1a0f051
 def plot_rationales(
     pairs: DataFrame,  # as for `write_rationales`
     names: tuple[str, str],
@@ -1238,7 +1245,7 @@ def plot_pipeline(
         draw_terms(ax, middles, negative, arrow)
     return fig
 
-
+# %% ../nbs/31_figures.ipynb #f1a0f052
 def draw_terms(ax: Axes, middles: dict[str, list[float]], negative: str, arrow: dict):
     "The two terms of the loss, with arrows from the rationales that enter them."
     right, wrong = r"$-\log p(r^+, y\mid x)$", rf"$+\ \alpha\,{negative}(r^-)$"
@@ -1252,10 +1259,9 @@ def draw_terms(ax: Axes, middles: dict[str, list[float]], negative: str, arrow: 
 # %% ../nbs/31_figures.ipynb #a5d2c069
 def settle(fig: Figure):
     "Lay a figure out for good, so that it is the same in every file and at every time."
-    if fig.get_layout_engine() is not None:
-        for _ in range(3):
-            fig.draw_without_rendering()
-        fig.set_layout_engine("none")
+    for _ in range(3):
+        fig.draw_without_rendering()
+    fig.set_layout_engine("none")
 
 # %% ../nbs/31_figures.ipynb #ddee6959
 def save_figure(
