@@ -20,7 +20,7 @@ test: install
 	@echo "== notebooks: style, clean, in step with the package, run from top to bottom"
 	$(BIN)/python tests/notebooks.py
 	@echo "== tests"
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 # installed once for the versions in constraints.txt; changed requirements install again
 install: .venv/installed

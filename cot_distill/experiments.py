@@ -311,10 +311,12 @@ def read_profile(name: str, root: Path | None = None) -> Profile:
 
 # %% ../nbs/32_experiments.ipynb #b603fdb6
 def merged(profile: dict, section: dict) -> dict:
-    "A profile's keys with those of a section; a section's list replaces the profile's value."
+    "A profile's keys with those of a section; its lists and settings replace the profile's."
     pairs = [*LISTS.items(), *((value, key) for key, value in LISTS.items())]
-    replaced = {other for key, other in pairs if key in section}
-    return {k: v for k, v in profile.items() if k not in replaced} | section
+    named = {key for name in section.get("use", "").split() for key in setting(name)}
+    replaced = named | {other for key, other in pairs if key in named | set(section)}
+    knobs = {key for key in profile if key.partition(".")[0] in named}
+    return {k: v for k, v in profile.items() if k not in replaced | knobs} | section
 
 # %% ../nbs/32_experiments.ipynb #953e8638
 def english_only(benchmark: str) -> bool:
