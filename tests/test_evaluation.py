@@ -72,7 +72,7 @@ def test_batched_decoding_equals_one_at_a_time(of, arch):
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_free_places_are_taken(of, arch, monkeypatch):
-    "With an end that comes at different times, rows leave and others join them; each is continued as if alone."
+    "Rows end at different times and others join; each is continued as if alone."
     student, rng = of(arch), random.Random(1)
     asked = [[[rng.randrange(4, 60) for _ in range(rng.randint(2, 40))]] for _ in range(12)]
     monkeypatch.setattr(student, "tokenizer", SimpleNamespace(pad_token_id=0, eos_token_id=-1))
