@@ -151,12 +151,12 @@ def test_the_best_option_is_the_likeliest(of, arch, answer_format):
                 [
                     dict(
                         prompt=student.encode_prompt(q),
-                        targets=[student.encode_target(target_text(q, l, "", answer_format))],
+                        targets=[student.encode_target(target_text(q, letter, "", answer_format))],
                         positive=[True],
                     )
                 ]
             )
-            for l in q.choices
+            for letter in q.choices
         ]
         with torch.no_grad():
             logps = [plain_logps(student.model, **r)[0] for r in rows]
@@ -276,7 +276,7 @@ def test_predictions_and_metrics(of, monkeypatch):
     asked = [*world.questions("test", ("en",))[:3], *world.questions("test", ("bg",))[:2]]
     unanswered = Question("no key", "lab", "en", "?", dict(A="x", B="y"), None)
     told = [world.reply(q, q.language).rpartition("\n")[0] for q in asked]
-    other = lambda q: next(l for l in q.choices if l != q.answer)
+    other = lambda q: next(letter for letter in q.choices if letter != q.answer)
     outputs = [
         f"{told[0]} Answer: {asked[0].answer}",
         f"{told[1]} Answer: {other(asked[1])}",
