@@ -369,7 +369,7 @@ def operations(name: str, setting: Setting, model) -> int:  # of matrix products
 
     logps = logprobs.plain_logps if name == "plain" else logprobs.shared_logps
     with (
-        patch.object(students, "LinearCrossEntropyOptions", None),
+        patch.object(logprobs, "LinearCrossEntropyOptions", None),
         torch.no_grad(),
         FlopCounterMode(display=False) as counter,
     ):  # PyTorch's fused head is not counted, ours is
