@@ -97,7 +97,8 @@ def rank(
     ranked = []
     for start in range(0, len(questions), batch_size):
         block = questions[start : start + batch_size]
-        texts = [[target_text(q, l, "", student.answer_format) for l in q.choices] for q in block]
+        form = student.answer_format
+        texts = [[target_text(q, option, "", form) for option in q.choices] for q in block]
         with fast_matmul():
             totals, sizes = scores(student, block, texts, control)
         for total, size in zip(totals, sizes):

@@ -548,7 +548,7 @@ def verdict_of(model: PreTrainedModel) -> Verdict:
     finally:
         model.train(training)
 
-# %% ../nbs/08_logprobs.ipynb #29adf069
+# %% ../nbs/08_logprobs.ipynb #90935913
 def _tried(model, batch):
     kind = model.config.model_type
     try:
@@ -560,7 +560,7 @@ def _tried(model, batch):
         why = "its attention changes with the longest row; set attention_type to original_full"
         return Verdict("refused", f"{kind}: {why}")
     allowed = tolerance(model, exact)
-    if later > allowed:
+    if later > allowed / 10:  # a token that is masked out changes nothing at all
         why = "its tokens see later ones, as in an encoder; take a model that writes"
         return Verdict("refused", f"{kind}: {why}", later)
     if _off(plain, exact) > allowed:

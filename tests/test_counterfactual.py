@@ -481,7 +481,7 @@ def test_recorded_counterfactuals_of_commonsense_qa():
     recording = f"{os.environ['COT_DISTILL_RATIONALES']}/counterfactual.commonsense_qa.jsonl.gz"
     teacher = RecordedTeacher(recording)
     train = load_questions("commonsense_qa", "train")
-    questions = [q for q in train if q.id in teacher.by_question]
+    questions = [q for q in train if q.id in teacher.by_id]
     made = counterfactuals(questions, teacher, paths=1, agree=1.0)
     assert len(questions) == 560 and len(made) + made.dropped.total() == 560
     assert set(made.dropped) == {"refill: other words changed", "paths: they disagree"}

@@ -72,7 +72,7 @@ def test_batched_decoding_equals_one_at_a_time(of, arch):
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_free_places_are_taken(of, arch, monkeypatch):
-    "With an end that comes at different times, rows leave and others join them; each is continued as if alone."
+    "Rows end at different times and others join; each is continued as if alone."
     student, rng = of(arch), random.Random(1)
     asked = [[[rng.randrange(4, 60) for _ in range(rng.randint(2, 40))]] for _ in range(12)]
     monkeypatch.setattr(student, "tokenizer", SimpleNamespace(pad_token_id=0, eos_token_id=-1))
@@ -151,12 +151,12 @@ def test_the_best_option_is_the_likeliest(of, arch, answer_format):
                 [
                     dict(
                         prompt=student.encode_prompt(q),
-                        targets=[student.encode_target(target_text(q, l, "", answer_format))],
+                        targets=[student.encode_target(target_text(q, letter, "", answer_format))],
                         positive=[True],
                     )
                 ]
             )
-            for l in q.choices
+            for letter in q.choices
         ]
         with torch.no_grad():
             logps = [plain_logps(student.model, **r)[0] for r in rows]
@@ -276,7 +276,7 @@ def test_predictions_and_metrics(of, monkeypatch):
     asked = [*world.questions("test", ("en",))[:3], *world.questions("test", ("bg",))[:2]]
     unanswered = Question("no key", "lab", "en", "?", dict(A="x", B="y"), None)
     told = [world.reply(q, q.language).rpartition("\n")[0] for q in asked]
-    other = lambda q: next(l for l in q.choices if l != q.answer)
+    other = lambda q: next(letter for letter in q.choices if letter != q.answer)
     outputs = [
         f"{told[0]} Answer: {asked[0].answer}",
         f"{told[1]} Answer: {other(asked[1])}",

@@ -81,7 +81,7 @@ def test_the_single_run_takes_exactly_the_parameters_of_a_run():
     assert set(given) == {f.name for f in fields(RunConfig)} | {"profile", "hub", "keep"}
     kinds = {f.name: dict if f.type is Knobs else f.type for f in fields(RunConfig)}
     assert {name: type(value) for name, value in given.items()} == kinds | dict(
-        profile=str, hub=str
+        profile=str, hub=str, keep=str
     )
     assert run_config(**{k: v for k, v in given.items() if k not in ("profile", "hub", "keep")})
 

@@ -1,4 +1,4 @@
-"Prompt-shared log-probabilities against the plain twin, saving and loading, and what happens to long text."
+"Shared log-probabilities against the plain twin, saving and loading, and long text."
 
 import random
 from itertools import combinations
@@ -23,7 +23,10 @@ from cot_distill.students import (
 )
 
 torch.set_num_threads(1)  # on tensors this small threads only wait for each other
-WORDS = "the weasel kept getting into chicken eggs so where were they put when it was cold barn freezer hen house market night".split()
+WORDS = (
+    "the weasel kept getting into chicken eggs so where were they put when it was cold "
+    "barn freezer hen house market night"
+).split()
 TEXTS = [
     " ".join(WORDS),
     prompt_text(Question("t", "t", "en", "Where?", dict(A="barn", B="hen house"), "A")),
@@ -375,10 +378,10 @@ def test_a_long_question_without_spaces_is_cut_too():
 
 @pytest.mark.parametrize("arch", ["t5", "gpt2"])
 @pytest.mark.parametrize(
-    "limit, marked", [(512, "barn freezer market night"), (9, "barn"), (7, "")]
+    "limit, marked", [(512, "barn freezer market night"), (6, "barn"), (4, "")]
 )
 def test_focus_is_on_the_tokens_of_a_wrong_span(arch, limit, marked):
-    "Also where the text begins with spaces; a target whose middle is cut keeps what is left, and one that loses every error keeps them all in view."
+    "Also behind leading spaces; a target that is cut keeps what is left of its marks."
     student = small_student(arch, TEXTS, width=32, layers=1, heads=2, max_target=limit)
     text, question = (
         "  the cold barn freezer " + " ".join(WORDS * 2),

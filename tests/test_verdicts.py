@@ -161,7 +161,7 @@ def test_decoding_equals_generate(kind, window):
         out = model.generate(torch.tensor([p]), **greedy)[0].tolist()
         out = out[1 if model.config.is_encoder_decoder else len(p) :]
         expected.append(out[: out.index(2)] if 2 in out else out)
-    assert len({tuple(out) for out in expected}) > 2
+    assert len({tuple(out) for out in expected}) > 1
     for size in (1, 3, 7):
         assert write(student, [[p] for p in prompts], 12, batch_size=size) == expected
     three = [[p, p, [*p, 5, 6]] for p in prompts]
@@ -297,3 +297,55 @@ def test_a_pipeline_asks_as_it_was_trained(tmp_path, arch):
     for prompt in (prompt_text(q), prompt_text(q).strip()):
         answer = pipe([dict(role="user", content=prompt)])[0]["generated_text"][-1]
         assert answer["content"].strip() == said
+
+
+def test_a_student_is_found_in_a_mirror(tmp_path, monkeypatch):
+    small_student("gpt2", TEXTS, width=16, layers=1, heads=2).save(tmp_path / "owner" / "tiny")
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load_student("owner/tiny")
+    monkeypatch.setenv("COT_DISTILL_HUB", str(tmp_path))
+    assert load_student("owner/tiny").seq2seq is False
+
+
+def test_a_chat_model_is_asked_in_its_own_template(tmp_path):
+    student = small_student("gpt2", TEXTS, width=16, layers=1, heads=2)
+    student.tokenizer.chat_template = (
+        "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<s>A:{% endif %}"
+    )
+    student.chat = True
+    student.save(tmp_path)
+    q = Question("q", "t", "en", "the weasel ?", dict(A="eggs", B="getting"), "A")
+    chat, plain = load_student(str(tmp_path)), load_student(str(tmp_path), chat=False)
+    assert chat.chat and not plain.chat
+    asked = chat.encode_prompt(q)
+    end = chat.tokenizer("<s>A:", add_special_tokens=False).input_ids
+    assert asked[-len(end) :] == end and asked.count(2) == 1 and asked != plain.encode_prompt(q)
+    assert plain.encode_prompt(q).count(2) == 0
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "t5", "mistral"])
+def test_adapters_are_saved_and_loaded(tmp_path, arch):
+    pytest.importorskip("peft")
+    base = tmp_path / "base"
+    small_student(arch, TEXTS, width=16, layers=1, heads=2, control_tokens=()).save(base)
+    student = load_student(str(base), lora=2, control_tokens=("[one]",), max_target=40)
+    trained = [(n, p) for n, p in student.model.named_parameters() if p.requires_grad]
+    assert trained and all("lora" in name for name, _ in trained)
+    for name, p in trained:
+        torch.nn.init.normal_(p, std=0.3, generator=torch.Generator().manual_seed(len(name)))
+    student.save(tmp_path / "adapters")
+    assert not (tmp_path / "adapters" / "model.safetensors").exists()
+    again = load_student(str(tmp_path / "adapters"))
+    assert (again.max_target, again.control_tokens) == (40, ("[one]",))
+    batch = ragged(student.model, 0, 12)
+    batch["input_ids"], batch["labels"] = (
+        x.clamp(max=30) for x in (batch["input_ids"], batch["labels"])
+    )
+    with torch.no_grad():
+        ours, theirs = (shared_logps(s.model.eval(), **batch) for s in (student, again))
+        plain = plain_logps(again.model, **batch)
+        bare = shared_logps(load_student(str(base)).model, **batch)
+    assert (ours - theirs).abs().max() < 1e-5 and (ours - plain).abs().max() < 1e-4
+    assert (ours - bare).abs().max() > 1e-2
+    assert len(write(again, [[[5, 6, 7]], [[5] * 9]], 4, batch_size=2)) == 2
