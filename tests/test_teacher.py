@@ -432,7 +432,8 @@ def test_our_reading_agrees_with_the_recorded_one(recording):
     ]
     ours = read_rationales([replace(c, predicted=None) for c in said], qs.values())
     both = [(c.predicted, r.predicted) for c, r in zip(said, ours) if c.predicted and r.predicted]
-    assert len(both) > 12_000 and sum(a == b for a, b in both) / len(both) > 0.999
+    # read by eye: the 20 that differ state another option in words than their recorded letter
+    assert len(both) > 13_000 and sum(a != b for a, b in both) <= 20
     kept = read_rationales(said, qs.values())
     assert len(kept) == len(said) and all(
         r.predicted == c.predicted for c, r in zip(said, kept) if c.predicted
