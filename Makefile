@@ -47,6 +47,7 @@ readme: install
 
 # type hints, as far as they go
 types: install
+	$(PIP) -e ".[types]"
 	$(BIN)/basedpyright
 
 docs: install
