@@ -6,12 +6,13 @@
 __all__ = ['PACKAGED', 'ARTEFACTS', 'NEGATIVES', 'UNSEEN_ARMS', 'WHOLE', 'PARTS', 'CONTROLLED', 'LESS_ONE', 'BOTH_PAPERS',
            'LISTS', 'project_root', 'notebook_of', 'Artefact', 'register_artefact', 'Profile', 'parse_profile',
            'check_profile', 'read_settings', 'read_profile', 'merged', 'english_only', 'configs_of', 'arms_in', 'plan',
-           'plan_all', 'records_of', 'found_records', 'results_of', 'compare']
+           'plan_all', 'records_in', 'records_of', 'found_records', 'results_of', 'compare']
 
 # %% ../nbs/32_experiments.ipynb #3dcf0bd8
 import configparser
 import os
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
@@ -359,10 +360,16 @@ def plan_all(artefacts: list[str], profile: Profile) -> list[RunConfig]:
     return list(dict.fromkeys(c for a in artefacts for c in plan(a, profile)))
 
 # %% ../nbs/32_experiments.ipynb #aabcda71
+@cache
+def records_in(file: Path) -> Records:  # which notices when the file changes
+    "The records of one file, read once in a process while they stay the same."
+    return Records(file)
+
+
 def records_of(profile: Profile, root: Path) -> list[Records]:
     "The files of records in which a profile finds its runs, its own first."
     results = root / "data" / "results"
-    return [Records(results / f"{name}.jsonl.gz") for name in (profile.name, *profile.takes)]
+    return [records_in(results / f"{name}.jsonl.gz") for name in (profile.name, *profile.takes)]
 
 
 def found_records(configs: list[RunConfig], profile: Profile, root: Path) -> dict:
