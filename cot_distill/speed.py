@@ -105,30 +105,21 @@ def model_of(setting: Setting):  # PreTrainedModel, on the device
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    from cot_distill.students import _shape
+    from cot_distill.students import CAUSAL, SEQ2SEQ
 
-    arch, shape = SHAPES.get(setting.model) or (
-        setting.model,
-        _shape(
-            setting.model,
-            setting.vocab,
-            setting.width,
-            setting.layers,
-            setting.heads,
-            2048,
-            0,
-            1,
-            2,
-        ),
-    )
+    if setting.model in SHAPES:
+        arch, shape = SHAPES[setting.model]
+    else:
+        arch, sizes = setting.model, (setting.width, setting.layers, setting.heads, 2048, 2)
+        ends = dict(vocab_size=setting.vocab, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+        shape = (SEQ2SEQ | CAUSAL)[arch](*sizes) | ends
     torch.manual_seed(0)
     config = AutoConfig.for_model(arch, **shape)
     cuda = torch.cuda.is_available()
     dtype = torch.bfloat16 if cuda and setting.precision == "bf16" else torch.float32
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     with torch.device("cuda" if cuda else "cpu"):
-        return (
-            AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        ).from_config(config, dtype=dtype)
+        return auto.from_config(config, dtype=dtype)
 
 # %% ../nbs/37_speed.ipynb #7ce27132
 def batch_of(setting: Setting, device="cpu") -> dict:  # as `Student.collate` lays it out
