@@ -359,12 +359,15 @@ def operations(name: str, setting: Setting, model) -> int:  # of matrix products
     from cot_distill import logprobs
 
     logps = logprobs.plain_logps if name == "plain" else logprobs.shared_logps
+    batch = batch_of(setting, model.device)
+    with torch.no_grad():
+        logps(model, **batch)  # the kind of a head is found at its first use, which is not counted
     with (
         patch.object(logprobs, "LinearCrossEntropyOptions", None),
         torch.no_grad(),
         FlopCounterMode(display=False) as counter,
     ):  # PyTorch's fused head is not counted, ours is
-        logps(model, **batch_of(setting, model.device))
+        logps(model, **batch)
     return counter.get_total_flops()
 
 
@@ -647,12 +650,12 @@ def measured(
     ]
     code = [
         (Path(cot_distill.__file__).parent / f"{name}.py").read_text()
-        for name in ("students", "training", "evaluation", "losses", "benchmarks")
+        for name in ("logprobs", "students", "training", "evaluation", "losses", "speed")
     ]
     key = hashlib.sha256(json.dumps([how, plain, _processor(), code]).encode()).hexdigest()[:16]
     kept = Path(cache) / f"{key}.json"
     if not kept.exists():
-        call = f"import json, sys; from cot_distill.benchmarks import *; print(json.dumps({how}(*[Setting(**a) if isinstance(a, dict) else a for a in json.loads(sys.argv[1])])))"
+        call = f"import json, sys; from cot_distill.speed import *; print(json.dumps({how}(*[Setting(**a) if isinstance(a, dict) else a for a in json.loads(sys.argv[1])])))"
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", call, json.dumps(plain)],
             capture_output=True,
