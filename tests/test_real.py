@@ -54,7 +54,7 @@ def masked_everywhere(q):
 )
 def test_masks_and_refills_of_all_questions(benchmark):
     "Options stay in sight, and the original's own words, put back in place of the masks, are the original to the letter, and are refused as such."
-    questions, hidden = load_questions(benchmark, "train", limit=1000), 0
+    questions, hidden = load_questions(benchmark, "train", limit=3000), 0
     for q in questions:
         masked = masked_everywhere(q)
         for start, end in option_spans(q):
