@@ -11,6 +11,7 @@ __all__ = ['PACKAGED', 'ARTEFACTS', 'NEGATIVES', 'UNSEEN_ARMS', 'WHOLE', 'PARTS'
 # %% ../nbs/32_experiments.ipynb #3dcf0bd8
 import configparser
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
@@ -37,7 +38,7 @@ from .figures import paired_effect
 from .methods import PAPER_M, Registry
 from .question import check_name
 from .questions import benchmark_of, is_benchmark
-from .results import Records, at_budget, results_frame
+from .results import Records, results_frame
 from .run import RunConfig, check_choice, inputs_of, run_config, run_key, typed
 
 # %% ../nbs/32_experiments.ipynb #6ffd677e
@@ -401,13 +402,14 @@ def compare(
     profile: str,
     measure: str = "accuracy",
     root: Path | None = None,
-    step: int | None = None,  # compare the students after so many steps; None: after the last
+    at: Callable[[dict], dict | None]
+    | None = None,  # a point of each record's curve; None: the end
 ) -> DataFrame:  # student, mean, low, high, seeds, n; empty if no pair is finished
     "The paired difference between the runs of two arms, as far as they are finished."
     root = root or project_root()
     settings = read_profile(profile, root)
     sides = [found_records(configs_of(a, settings), settings, root) for a in (better, than)]
-    tested = [[at_budget(r, step) for r in side.values()] for side in sides]
+    tested = [[at(r) if at else r for r in side.values()] for side in sides]
     frames = [results_frame(r for r in side if r) for side in tested]
     if any(frame.empty for frame in frames):
         return paired_effect(None, None, measure)

@@ -9,10 +9,10 @@ __all__ = ['KINDS', 'TEACHERS', 'SCHEDULES', 'PACKAGE', 'spelled', 'Knobs', 'Dat
            'loss_settings', 'run_config', 'check_questions', 'budgets_of', 'check_steps', 'digest', 'question_files',
            'inputs_of', 'run_key', 'Data', 'open_teacher', 'lab_endpoint', 'load_split', 'limited', 'open_data',
            'made_counterfactuals', 'study', 'rationale_requests', 'requests_of', 'ask_teacher', 'token_count',
-           'steps_of', 'open_student', 'tested', 'scores', 'spelling', 'unknown_rate', 'prediction_rows', 'steps_in',
-           'read_curve', 'curve_callback', 'Teaching', 'Run', 'trained_student', 'environment', 'bare', 'imports_of',
-           'modules_of', 'code_digest', 'code_of', 'taught', 'trained_metrics', 'absent', 'record_of', 'execute',
-           'model_card', 'keep_student']
+           'steps_of', 'open_student', 'tested', 'scores', 'held_out_scores', 'spelling', 'unknown_rate',
+           'prediction_rows', 'steps_in', 'read_curve', 'curve_callback', 'Teaching', 'Run', 'trained_student',
+           'environment', 'bare', 'imports_of', 'modules_of', 'code_digest', 'code_of', 'taught', 'trained_metrics',
+           'absent', 'record_of', 'execute', 'model_card', 'keep_student']
 
 # %% ../nbs/28_run.ipynb #bf927be7
 import ast
@@ -611,6 +611,15 @@ def scores(config: RunConfig, data: Data, predictions: dict) -> dict:  # of `tes
     own = metrics(predictions[config.benchmark][first], data.group_of)
     return own | dict(transfer={test: measure(test, m) for test, m in predictions.items()})
 
+
+def held_out_scores(data: Data, student) -> dict:  # empty when nothing is held out
+    "The metrics of the training questions that are kept for choosing."
+    from cot_distill.evaluation import metrics, predict
+
+    if not data.held_out:
+        return {}
+    return dict(held_out=metrics(predict(student, data.held_out), data.group_of))
+
 # %% ../nbs/28_run.ipynb #58a86a82
 def spelling(student, questions: list) -> dict[str, dict]:  # language -> questions, tokens, unknown
     "How many tokens a student reads in each language, and how many of them it does not know."
@@ -678,16 +687,13 @@ def curve_callback(
     "Write the student's scores to `file` after each budget of steps."
     from transformers import TrainerCallback
 
-    from cot_distill.evaluation import metrics, predict
-
     class Curve(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step not in budgets:
                 return
             found = scores(config, data, tested(config, data, student))
             found |= dict(step=budgets[state.global_step], steps_taken=state.global_step)
-            if data.held_out:
-                found["held_out"] = metrics(predict(student, data.held_out), data.group_of)
+            found |= held_out_scores(data, student)
             before = [p for p in read_curve(file) if p["step"] != found["step"]]
             file.write_text(json.dumps([*before, found]), encoding="utf8")
             student.model.train()
@@ -925,6 +931,7 @@ def record_of(run: Run, profile: str = "") -> dict:
     made = run.studied[1]
     metrics = (
         found
+        | held_out_scores(run.data, run.student)
         | trained_metrics(run.trained)
         | dict(
             examples=taught(run.examples),
