@@ -987,7 +987,9 @@ def contrast(
     each: int = 1,  # questions of each outcome
 ) -> DataFrame:  # outcome, its share of all questions, columns with suffixes _first and _second
     "The same questions as two students answered them, by outcome."
-    pairs = first.merge(second, on="question_id", suffixes=("_first", "_second"))
+    key = ["benchmark", "language", "question_id"]  # translations may share an id
+    both = [column for column in key if column in first and column in second]
+    pairs = first.merge(second, on=both, suffixes=("_first", "_second"))
     if len(pairs) != len(first) or len(pairs) != len(second):
         counts = f"{len(first)} and {len(second)} predictions share {len(pairs)} questions"
         raise ValueError(f"{counts}; compare one mode on one test set")

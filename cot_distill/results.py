@@ -21,7 +21,7 @@ from pandas import DataFrame
 
 # %% ../nbs/29_results.ipynb #533e6d07
 from .methods import METHODS
-from .run import Knobs, RunConfig, code_of, run_key
+from .run import KINDS, Knobs, RunConfig, code_of, run_key
 
 # %% ../nbs/29_results.ipynb #1c8bce17
 def key_of(record: Mapping, where: str) -> str:  # ValueError names the record and its fault
@@ -118,7 +118,7 @@ def results_frame(records: Iterable[dict]) -> DataFrame:  # ValueError for a cla
     rows, settings = [], {}
     for record in records:
         config, metrics = dict(record["config"]), record["metrics"]
-        for name in ("world", "loss"):
+        for name in (name for name, kind in KINDS.items() if kind is Knobs):
             config[name] = Knobs(config.get(name, {}))
         unlike = sorted(k for k in config.keys() & metrics.keys() if config[k] != metrics[k])
         if unlike:
@@ -184,7 +184,8 @@ def read_predictions(
     "Every prediction of one run."
     file = Path(folder) / f"{run}.parquet"
     if file.exists():
-        return pd.read_parquet(file)
+        said = pd.read_parquet(file)
+        return said if "benchmark" in said else said.assign(benchmark=said.get("test"))
     remedy = "make the run again with `cot-distill reproduce --fresh`"
     raise FileNotFoundError(f"no predictions {file.name} in {folder}; {remedy}")
 
