@@ -28,6 +28,7 @@ from cot_distill.claims import (
     CURVED,
     MAPS,
     PAPER_C,
+    REAL,
     TUNING,
     arm,
     arms_of,
@@ -184,6 +185,16 @@ register_artefact(
         "Which method is faster, and which ends higher: claims over the budget of steps",
         unique_arms(a for claim in CURVED for a in claim.pairs[""]),
         lab=True,
+    ),
+)
+
+# %% ../nbs/32_experiments.ipynb #8367704a
+register_artefact(
+    "real_claims",
+    Artefact(
+        "Each claim of both papers on real questions, with pretrained students",
+        unique_arms(a for claim in REAL for a in claim.arms),
+        named=True,
     ),
 )
 
@@ -351,8 +362,9 @@ def plan(artefact: str, profile: Profile) -> list[RunConfig]:  # ValueError outs
     for values in product(*(profile.combined[name] for name in order)):
         chosen = dict(zip(order, values))
         for a in arms_in(artefact, profile):
-            if a["rationale_language"] == "native" or not english_only(chosen["benchmark"]):
-                every.append(run_config(**profile.parameters | chosen | a))
+            settings = profile.parameters | chosen | a
+            if a["rationale_language"] == "native" or not english_only(settings["benchmark"]):
+                every.append(run_config(**settings))
     return list(dict.fromkeys(every))
 
 # %% ../nbs/32_experiments.ipynb #128a0bf9

@@ -85,6 +85,7 @@ class DataSettings:
     tests: str = ""  # other test sets: benchmarks; in the lab lab:FAMILY, a cue or a language
     train_limit: int = 0  # questions; 0 for all; outside the lab each seed takes others
     test_limit: int = 0  # questions; 0 for all
+    tests_limit: int = 0  # questions of each other test set; 0 for as many as `test_limit`
     held_out: float = 0.0  # share of the training questions kept for choosing, never trained on
 
 # %% ../nbs/28_run.ipynb #66f1d4b1
@@ -556,6 +557,7 @@ def open_data(config: RunConfig, hub: str = "", ledger="data/cache/ledger.sqlite
     train = limited(every, config.train_limit, sample_of(config))
     chosen = set(train)
     others = [name for name in config.tests.split() if name != config.benchmark]
+    most = config.tests_limit or config.test_limit
     return Data(
         train,
         limited(load("test", config.benchmark), config.test_limit),
@@ -564,7 +566,7 @@ def open_data(config: RunConfig, hub: str = "", ledger="data/cache/ledger.sqlite
         world.group_of if world else group_of,
         world,
         Questions(q for q in every if q not in chosen),
-        {name: limited(load("test", name), config.test_limit) for name in others},
+        {name: limited(load("test", name), most) for name in others},
         limited(kept, config.test_limit),
     )
 
@@ -705,7 +707,12 @@ def scores(config: RunConfig, data: Data, predictions: dict) -> dict:  # of `tes
     measure = lambda test, modes: mode_metrics(modes, tests[test], data.group_of, cued)
     first = METHODS[config.method].modes[0]
     own = metrics(predictions[config.benchmark][first], data.group_of)
-    return own | dict(transfer={test: measure(test, m) for test, m in predictions.items()})
+    transfer = {test: measure(test, modes) for test, modes in predictions.items()}
+    if not in_lab(config):  # the questions are the same for every seed: each answer is kept
+        for test, modes in predictions.items():
+            for mode, said in modes.items():
+                transfer[test][mode]["answers"] = "".join("01"[p.right] for p in said)
+    return own | dict(transfer=transfer)
 
 
 def held_out_scores(data: Data, student) -> dict:  # empty when nothing is held out
