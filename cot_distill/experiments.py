@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PACKAGED', 'ARTEFACTS', 'NEGATIVES', 'UNSEEN_ARMS', 'WHOLE', 'PARTS', 'CONTROLLED', 'LESS_ONE', 'BOTH_PAPERS',
            'LISTS', 'project_root', 'notebook_of', 'Artefact', 'register_artefact', 'Profile', 'parse_profile',
-           'check_profile', 'read_settings', 'read_profile', 'merged', 'english_only', 'configs_of', 'arms_in', 'plan',
-           'plan_all', 'records_in', 'records_of', 'found_records', 'results_of', 'compare']
+           'check_profile', 'read_settings', 'profile_names', 'read_profile', 'merged', 'english_only', 'configs_of',
+           'arms_in', 'plan', 'plan_all', 'records_in', 'records_of', 'found_records', 'results_of', 'compare']
 
 # %% ../nbs/32_experiments.ipynb #3dcf0bd8
 import configparser
@@ -288,6 +288,11 @@ def read_settings(file: Path) -> configparser.ConfigParser:  # ValueError names 
     except configparser.Error as e:
         raise ValueError(f"{file.name}: {e}") from None
     return settings
+
+
+def profile_names(root: Path) -> list[str]:
+    "The profiles of a project."
+    return [s for s in read_settings(root / "settings.ini").sections() if " " not in s]
 
 
 def read_profile(name: str, root: Path | None = None) -> Profile:
