@@ -33,7 +33,6 @@ from cot_distill.claims import (
     setting,
     unique_arms,
 )
-from .figures import paired_effect
 from .methods import PAPER_M, Registry
 from .question import check_name
 from .questions import benchmark_of, is_benchmark
@@ -350,14 +349,15 @@ def plan(artefact: str, profile: Profile) -> list[RunConfig]:  # ValueError outs
     if ARTEFACTS[artefact].lab and (real := [b for b in benchmarks if is_benchmark(b)]):
         only = f"profile [{profile.name}] is on {real[0]}"
         raise ValueError(f"{artefact} turns knobs that only the lab has; {only}")
-    order = ("seed", "benchmark", "student", "match")
-    every = []
+    order = ("benchmark", "student", "match")
+    of_a_seed = []
     for values in product(*(profile.combined[name] for name in order)):
         chosen = dict(zip(order, values))
         for a in arms_in(artefact, profile):
             if a["rationale_language"] == "native" or not english_only(chosen["benchmark"]):
-                every.append(run_config(**profile.parameters | chosen | a))
-    return list(dict.fromkeys(every))
+                of_a_seed.append(run_config(**profile.parameters | chosen | a))
+    of_a_seed = list(dict.fromkeys(of_a_seed))
+    return [replace(config, seed=seed) for seed in profile.seeds for config in of_a_seed]
 
 # %% ../nbs/32_experiments.ipynb #128a0bf9
 def plan_all(artefacts: list[str], profile: Profile) -> list[RunConfig]:
@@ -409,6 +409,8 @@ def compare(
     step: int | None = None,  # compare the students after so many steps; None: after the last
 ) -> DataFrame:  # student, mean, low, high, seeds, n; empty if no pair is finished
     "The paired difference between the runs of two arms, as far as they are finished."
+    from cot_distill.figures import paired_effect
+
     root = root or project_root()
     settings = read_profile(profile, root)
     sides = [found_records(configs_of(a, settings), settings, root) for a in (better, than)]

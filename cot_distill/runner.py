@@ -6,9 +6,9 @@
 __all__ = ['PRELOADED', 'KEPT_MB', 'Outcome', 'check_parameters', 'Reader', 'last_lines', 'run_notebook', 'shares',
            'side_by_side', 'interleaved', 'duration', 'seconds_left', 'Running', 'Display', 'run_path', 'Place',
            'local_places', 'take_records', 'names', 'parameters_of', 'make_runs', 'with_retries', 'make_pages',
-           'reproduce', 'kind_of', 'seconds_of', 'known_records', 'state_of', 'quotes', 'memory_of', 'disk_of',
-           'Forecast', 'forecast', 'forecast_lines', 'time_lines', 'size_text', 'cost_lines', 'failure_lines',
-           'report_lines']
+           'reproduce', 'kind_of', 'seconds_of', 'known_records', 'all_records', 'likely_seconds', 'state_of', 'quotes',
+           'memory_of', 'disk_of', 'Forecast', 'forecast', 'forecast_lines', 'time_lines', 'size_text', 'cost_lines',
+           'failure_lines', 'report_lines']
 
 # %% ../nbs/35_runner.ipynb #eda10081
 import io
@@ -40,9 +40,9 @@ from cot_distill.experiments import (
     notebook_of,
     plan_all,
     project_root,
+    records_in,
     records_of,
 )
-from .figures import visible
 from .kernels import QuietKernels, forked_kernels
 from .results import changes
 from .run import RunConfig, inputs_of, open_data, requests_of, run_key
@@ -88,6 +88,8 @@ class Reader:
 def last_lines(text: str, most: int = 8) -> tuple[str, ...]:
     "The end of a traceback, without colours and empty lines."
     from papermill.exceptions import strip_color
+
+    from cot_distill.figures import visible
 
     lines = [visible(line.rstrip()) for line in strip_color(text).splitlines()]
     return tuple(line for line in lines if line)[-most:]
@@ -248,6 +250,8 @@ def begin(self: Display, place: int, name: str, steps: Path | None = None) -> Ca
 @patch
 def end(self: Display, place: int, outcome: Outcome, run: RunConfig | None = None):
     "A notebook has ended, that of a run or of an artefact."
+    from cot_distill.figures import visible
+
     self.running.pop(place, None)
     failed = outcome.state == "failed"
     if run and failed:
@@ -297,6 +301,7 @@ def __exit__(self: Display, *error):
 PRELOADED = (  # by kernels, before they are forked
     "cot_distill.evaluation",
     "cot_distill.experiments",
+    "cot_distill.figures",
     "cot_distill.training",
     "statsmodels.stats.proportion",
 )
@@ -413,7 +418,7 @@ def reproduce(
         found = {c: r for c, r in found.items() if not changes(r, c)}
     todo = [c for c in configs if c not in found]
     some = shares(jobs, profile.threads)[: max(1, len(todo))]
-    likely = seconds_of(todo, known_records(profile, root))
+    likely = likely_seconds(todo, profile, root)
     file = None if progress else io.StringIO()
     with (
         local_places(some) as places,
@@ -448,8 +453,21 @@ def seconds_of(configs: list[RunConfig], records: Iterable[dict]) -> dict[RunCon
 
 # %% ../nbs/35_runner.ipynb #35a00024
 def known_records(profile: Profile, root: Path) -> list[dict]:
-    "All records that a profile can learn from."
+    "All records that a profile finds its runs in."
     return [r for store in records_of(profile, root) for r in store.load().values()]
+
+
+def all_records(root: Path) -> list[dict]:
+    "The records of every profile."
+    files = (root / "data" / "results").glob("*.jsonl.gz")
+    return [r for file in files for r in records_in(file).load().values()]
+
+
+def likely_seconds(configs: list[RunConfig], profile: Profile, root: Path) -> dict:
+    "The likely seconds of each run, from the profile's records, else from those of others."
+    found = seconds_of(configs, known_records(profile, root))
+    known = len(found) == len(configs)
+    return found if known else seconds_of(configs, all_records(root)) | found
 
 # %% ../nbs/35_runner.ipynb #625f140f
 def state_of(config: RunConfig, found: dict) -> str:  # fresh, changed or to do
@@ -525,9 +543,9 @@ def forecast(artefacts: list[str], profile: Profile, root: Path, jobs: int = 0) 
     found = found_records(configs, profile, root)
     states = {c: state_of(c, found) for c in configs}
     todo = [c for c in configs if states[c] == "to do"]
-    known, places = known_records(profile, root), len(shares(jobs, profile.threads))
-    seconds, asked = seconds_of(todo, known), quotes(todo, profile.hub, root)
-    memory = memory_of(todo, known, places)
+    places = len(shares(jobs, profile.threads))
+    seconds, asked = likely_seconds(todo, profile, root), quotes(todo, profile.hub, root)
+    memory = memory_of(todo, all_records(root), places) if todo else None
     return Forecast(states, seconds, asked, places, memory, disk_of(todo, root))
 
 # %% ../nbs/35_runner.ipynb #d2789269
@@ -556,6 +574,8 @@ def time_lines(f: Forecast) -> list[str]:
     total = duration(sum(f.seconds.values()) / f.jobs)
     beside = f", and {unknown} runs of a kind that has no record yet" if unknown else ""
     lines = [f"time: about {total} with {f.jobs} at once, from records of such runs{beside}"]
+    if not f.seconds:
+        lines = ["time: no run of these kinds has a record yet"]
     lines += [f"memory: about {size_text(f.memory)} with {f.jobs} at once"] if f.memory else []
     return [*lines, f"disk: about {size_text(f.disk)} for predictions and executed notebooks"]
 
