@@ -467,7 +467,7 @@ def answers_of(runs: DataFrame, measure: str) -> list[str]:  # "0110…" for eac
         return [""] * len(runs)
     found = []
     for run in runs.to_dict("records"):
-        modes = run["transfer"].get(test or run["benchmark"], {})
+        modes = run["transfer"].get(test or run.get("benchmark"), {})
         mode = first_mode(run["method"], modes) if modes else None
         found.append(modes[mode].get("answers", "") if modes else "")
     return found
@@ -481,14 +481,14 @@ def over_questions(pairs: DataFrame) -> Estimate:  # ValueError for tests of dif
     return crossed(*map(np.array, sides))
 
 # %% ../nbs/31_figures.ipynb #e45d6cee
-EFFECT = ["student", "mean", "low", "high", "seeds", "n", "level", "chance"]
+EFFECT = ["student", "mean", "low", "high", "seeds", "n", "level", "chance", "over"]
 
 
 def paired_effect(
     better: DataFrame | None,  # runs of `results_of`; None for no runs
     than: DataFrame | None,
     measure: str = "accuracy",
-) -> DataFrame:  # `EFFECT`: level is the better mean; chance is nan when nothing says it
+) -> DataFrame:  # `EFFECT`; chance is nan when nothing says it
     "Mean difference between runs of the same student and seed."
     if better is None or than is None:
         return DataFrame(columns=EFFECT)
@@ -501,10 +501,12 @@ def paired_effect(
     if measure.startswith("accuracy at") and len(pairs):
         chance = measured(better, measure.replace("accuracy", "chance"))[0]
     cells = pairs.assign(difference=pairs.value - pairs.value_other)
-    cells = summarise(cells, ["student"], "difference")
+    cells = summarise(cells, ["student"], "difference").assign(over="seeds")
     if len(pairs) and (pairs.answers != "").all() and (pairs.answers_other != "").all():
         sure = [over_questions(pairs[pairs.student == student]) for student in cells.student]
-        cells["low"], cells["high"] = [e.low for e in sure], [e.high for e in sure]
+        asked = pairs.answers.map(len).min()
+        cells = cells.assign(low=[e.low for e in sure], high=[e.high for e in sure], n=asked)
+        cells["over"] = "seeds and questions"
     return cells.assign(level=cells.student.map(means), chance=chance)
 
 # %% ../nbs/31_figures.ipynb #b936a655
@@ -532,7 +534,9 @@ def intervals(cells: DataFrame) -> str:
     "The caption's sentence about the brackets of a table."
     ours = cells[cells.seeds > 0]  # a paper's numbers come without
     several = ours[ours.seeds > 1]
-    parts = [f"Student t over {span(several.seeds)} seeds"] if len(several) else []
+    crossing = "over" in several and (several.over == "seeds and questions").all()
+    kind = "over other questions and" if crossing else "Student t over"
+    parts = [f"{kind} {span(several.seeds)} seeds"] if len(several) else []
     if (ours.low.notna() & (ours.seeds == 1)).any():
         parts.append("Wilson where there is one seed")
     brackets = f"In brackets 95% intervals ({'; '.join(parts)}). " if parts else ""
