@@ -30,6 +30,7 @@ from cot_distill.claims import (
     PAPER_C,
     REAL,
     TUNING,
+    TUNING_LATE,
     arm,
     arms_of,
     setting,
@@ -214,10 +215,11 @@ register_artefact(
 # %% ../nbs/32_experiments.ipynb #8cf6ae96
 for name, title, arms in (
     ("tuning", "Learning rates and weights of negatives on development worlds", TUNING),
+    ("tuning_late", "Rates and schedules of a long training on a development world", TUNING_LATE),
     ("bench_training", "The cost of a training step beside its peers", ()),
     ("bench_teacher", "A teacher that you can trust with money: faults, kills and load", ()),
 ):
-    register_artefact(name, Artefact(title, arms, lab=name == "tuning", named=True))
+    register_artefact(name, Artefact(title, arms, lab=name.startswith("tuning"), named=True))
 
 # %% ../nbs/32_experiments.ipynb #65c25f1d
 LISTS = dict(students="student", seeds="seed", benchmarks="benchmark", matches="match")

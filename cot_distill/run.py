@@ -721,7 +721,7 @@ def held_out_scores(data: Data, student) -> dict:  # empty when nothing is held 
 
     if not data.held_out:
         return {}
-    return dict(held_out=metrics(predict(student, data.held_out), data.group_of))
+    return dict(held_out_scores=metrics(predict(student, data.held_out), data.group_of))
 
 # %% ../nbs/28_run.ipynb #58a86a82
 def spelling(student, questions: list) -> dict[str, dict]:  # language -> questions, tokens, unknown
