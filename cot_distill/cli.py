@@ -219,7 +219,9 @@ def students_command(names: list[str] = NAMES):
         from cot_distill.weights import SOURCES, from_index
 
         for name in names or SOURCES:
-            print(f"{name}: {from_index(name)}", flush=True)
+            folder = from_index(name)
+            about = f"{SOURCES[name].bits}; {SOURCES[name].licence}"
+            print(f"{name}: {folder} ({about})", flush=True)
 
 # %% ../nbs/36_cli.ipynb #b4df2bad
 SET = typer.Option([], "--set", help="A parameter, such as lr=1e-4 or world.cue=0.9; repeatable.")
