@@ -609,7 +609,9 @@ def cost_lines(f: Forecast) -> list[str]:
 # %% ../nbs/35_runner.ipynb #1fb88f02
 def failure_lines(outcome: Outcome, root: Path) -> list[str]:
     "A failure as a person reads it: the error, the last lines, the notebook."
-    lines = [f"  failed: {outcome.name}: {outcome.error}"]
+    from cot_distill.figures import visible
+
+    lines = [visible(f"  failed: {outcome.name}: {outcome.error}")]
     lines += [f"    | {line}" for line in outcome.last]
     if outcome.notebook:
         lines.append(f"    {outcome.notebook.relative_to(root)}")
