@@ -1,7 +1,8 @@
 # Two commands do everything on a fresh machine with Python 3.11 or newer:
 #   make reproduce   install, run the lab, write figures/lab/
 #   make test        install, check style, run every notebook and test
-# and one more makes the site:
+# two more train real students and make the site:
+#   make real        pretrained students on real questions: hours, resumable
 #   make docs        install, write _docs/
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -11,10 +12,15 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 PAGES := $(wildcard nbs/[0-9]*.ipynb nbs/guides/*.ipynb) nbs/lab_results.ipynb nbs/index.ipynb
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: reproduce test install notebooks readme types docs clean
+.PHONY: reproduce real test install notebooks readme types docs clean
 reproduce: install
 	@echo "== reproduce: profile $(PROFILE); interrupt at will, finished runs are kept"
 	$(BIN)/cot-distill reproduce --profile $(PROFILE)
+
+# pretrained students on real questions; see [real] in settings.ini for what it needs
+real: install
+	$(BIN)/cot-distill students
+	$(BIN)/cot-distill reproduce --profile real
 
 test: install
 	@echo "== notebooks: style, clean, in step with the package, run from top to bottom"

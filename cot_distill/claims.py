@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['DEVELOPMENT', 'SMALLEST', 'LEARNING_RATES', 'ALPHAS', 'SETTINGS', 'FT', 'COT', 'ENGLISH', 'DIVERSE', 'ONE_OF_MANY',
            'PARAPHRASES', 'FURTHER_FACTS', 'LANGUAGE', 'WEIGHTS', 'NEGATIVES', 'SPURIOUS', 'TRANSFER', 'CLAIMS',
-           'PLAIN_PUSHES', 'CURVED', 'BUDGETS', 'APART', 'EVERY_STYLE', 'IN_ORDER', 'MAPS', 'CUE_STRENGTHS', 'PAPER_C',
-           'CUE_ARMS', 'TUNED', 'TUNING', 'purpose', 'deviation', 'worlds_needed', 'arm', 'setting', 'Claim',
-           'unique_arms', 'Push', 'negative', 'negative_claim', 'with_cue', 'unseen', 'verdict', 'Map', 'with_knobs',
-           'arms_of']
+           'SMOLLM2', 'GEMMA', 'ELSEWHERE', 'RECORDED', 'EXPLAINED', 'VIEWS', 'REFILLED', 'BOTH', 'REAL',
+           'REAL_ELSEWHERE', 'PLAIN_PUSHES', 'CURVED', 'BUDGETS', 'APART', 'EVERY_STYLE', 'IN_ORDER', 'MAPS',
+           'CUE_STRENGTHS', 'PAPER_C', 'CUE_ARMS', 'TUNED', 'TUNING', 'purpose', 'deviation', 'worlds_needed', 'arm',
+           'setting', 'Claim', 'unique_arms', 'Push', 'negative', 'negative_claim', 'with_cue', 'unseen', 'real_claim',
+           'verdict', 'Map', 'with_knobs', 'arms_of']
 
 # %% ../nbs/30_claims.ipynb #f08e1391
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import NamedTuple
 
@@ -302,6 +304,108 @@ TRANSFER = [
 ]
 
 CLAIMS = [*LANGUAGE, *NEGATIVES, *SPURIOUS, *TRANSFER]
+
+# %% ../nbs/30_claims.ipynb #7e41a002
+SMOLLM2, GEMMA = "HuggingFaceTB/SmolLM2-135M-Instruct", "google/gemma-3-270m"
+ELSEWHERE = ("qasc", "arc_easy", "arc_challenge", "quarel")  # never trained on
+RECORDED = "recording:$COT_DISTILL_RATIONALES/{}.jsonl.gz"
+EXPLAINED = dict(  # by people, who saw the answer
+    benchmark="file:$COT_DISTILL_QUESTIONS",
+    teacher=RECORDED.format("ecqa.parallel"),
+    saw_answer="yes",
+    only_recorded=True,
+)
+SETTINGS |= dict(
+    recorded=dict(  # rationales of language models, right and wrong as they came
+        benchmark="commonsense_qa",
+        teacher=RECORDED.format("commonsense_qa.train"),
+        only_recorded=True,
+        tests=" ".join(ELSEWHERE),
+    ),
+    people=EXPLAINED | dict(languages="en", student=SMOLLM2, tests=" ".join(ELSEWHERE)),
+    arabic=EXPLAINED | dict(languages="ar", student=GEMMA),
+    replies=dict(  # to our prompts; half of the questions stay as ordinary ones
+        benchmark="commonsense_qa",
+        teacher=RECORDED.format("counterfactual.commonsense_qa"),
+        only_recorded=True,
+        saw_answer="both",
+        paths=1,
+        train_limit=280,
+        student=SMOLLM2,
+        tests=" ".join(ELSEWHERE),
+    ),
+)
+
+# %% ../nbs/30_claims.ipynb #7e41a003
+def real_claim(
+    name: str,
+    source: str,  # a name in `SETTINGS`: whose rationales, on which questions
+    better: dict,  # an `arm`
+    than: dict,  # an `arm`
+    controls: Mapping = {},  # in words -> (better, than)
+) -> Claim:
+    "A claim that one method teaches more than another, on real questions."
+    of_lab = {claim.name: claim.says for claim in CLAIMS}
+    says = of_lab.get(name, f"Wrong rationales as negatives ({name}) add to d-CoT.")
+    there = lambda pair: tuple(setting(source) | side for side in pair)
+    alike = {words: there(pair) for words, pair in controls.items()}
+    return Claim(name, says, source, *there((better, than)), controls=alike, guessing=0.2)
+
+# %% ../nbs/30_claims.ipynb #7e41a004
+VIEWS, REFILLED, BOTH = map(arm, ("multi-view", "counterfactual", "counterfactual+multi-view"))
+REAL = (
+    real_claim(
+        "rationales", "recorded", COT, FT, {"as many tokens": (COT, arm("ft", match="tokens"))}
+    ),
+    real_claim(
+        "diversity", "recorded", DIVERSE, COT, {"the same questions": (DIVERSE, ONE_OF_MANY)}
+    ),
+    *(
+        real_claim(push.loss, "recorded", arm(f"d-cot-nr/{push.loss}", alpha=alpha), DIVERSE)
+        for push, alpha in WEIGHTS.items()
+        if push == Push(push.loss)
+    ),
+    real_claim("native", "arabic", COT, ENGLISH, {"the answer alone": (COT, FT)}),
+    real_claim(
+        "views",
+        "people",
+        VIEWS,
+        COT,
+        {
+            "as many tokens": (arm("multi-view", match="tokens"), COT),
+            "only why one is right": (VIEWS, arm("multi-view/no-nvc")),
+            "only why others are wrong": (VIEWS, arm("multi-view/no-pvc")),
+        },
+    ),
+    real_claim(
+        "counterfactuals",
+        "replies",
+        REFILLED,
+        COT,
+        {"as many ordinary questions": (REFILLED, arm("cot+ordinary"))},
+    ),
+    real_claim(
+        "both",
+        "replies",
+        BOTH,
+        COT,
+        {
+            "as many ordinary questions": (BOTH, arm("multi-view+ordinary")),
+            "as many tokens": (arm(BOTH["method"], match="tokens"), COT),
+        },
+    ),
+)
+REAL_ELSEWHERE = tuple(
+    replace(
+        claim,
+        name=f"{claim.name}, {test}",
+        measure=f"accuracy at {test}",
+        controls={},
+        guessing=math.nan,
+    )
+    for claim in REAL
+    for test in claim.better.get("tests", "").split()
+)
 
 # %% ../nbs/30_claims.ipynb #f58a163d
 def verdict(

@@ -127,7 +127,8 @@ def predict(
             c = check(said.rationale, q)
             steps = (c.right_share, c.faithful, c.repeats, c.language)
         asked = (q.id, q.language, q.answer, said.predicted, right, said.reason)
-        predictions.append(Prediction(*asked, text, plain, normalized, *steps))
+        said_of = Prediction(*asked, text, plain, normalized, *steps, benchmark=q.benchmark)
+        predictions.append(said_of)
     return predictions
 
 # %% ../nbs/27_evaluation.ipynb #d2e22943
@@ -223,11 +224,11 @@ def mode_metrics(
     cued=None,  # question -> the option that a spurious cue points to, or None: `World.cued_option`
 ) -> dict[str, dict]:  # with chance, the share of texts in each view, and of cues followed
     "The metrics of every mode."
-    asked, found = {q.id: q for q in questions}, {}
+    asked, found = {(q.language, q.id): q for q in questions}, {}
     for mode, predictions in told.items():
         views, misled, chances = [], [], []
         for p in predictions:
-            q = asked[p.question_id]
+            q = asked[p.language, p.question_id]
             views.append(view_of(read_answer(p.output, q).rationale, q, p.predicted))
             chances.append(1 / len(q.choices))
             cue = cued(q) if cued else None

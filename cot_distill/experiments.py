@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['PACKAGED', 'ARTEFACTS', 'NEGATIVES', 'UNSEEN_ARMS', 'WHOLE', 'PARTS', 'CONTROLLED', 'LESS_ONE', 'BOTH_PAPERS',
            'LISTS', 'project_root', 'notebook_of', 'Artefact', 'register_artefact', 'Profile', 'parse_profile',
-           'check_profile', 'read_settings', 'read_profile', 'merged', 'english_only', 'configs_of', 'arms_in', 'plan',
-           'plan_all', 'records_in', 'records_of', 'found_records', 'results_of', 'compare']
+           'check_profile', 'read_settings', 'profile_names', 'read_profile', 'merged', 'english_only', 'configs_of',
+           'arms_in', 'plan', 'plan_all', 'records_in', 'records_of', 'found_records', 'results_of', 'compare']
 
 # %% ../nbs/32_experiments.ipynb #3dcf0bd8
 import configparser
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
@@ -27,17 +28,17 @@ from cot_distill.claims import (
     CURVED,
     MAPS,
     PAPER_C,
+    REAL,
     TUNING,
     arm,
     arms_of,
     setting,
     unique_arms,
 )
-from .figures import paired_effect
 from .methods import PAPER_M, Registry
 from .question import check_name
 from .questions import benchmark_of, is_benchmark
-from .results import Records, at_budget, results_frame
+from .results import Records, results_frame
 from .run import RunConfig, check_choice, inputs_of, run_config, run_key, typed
 
 # %% ../nbs/32_experiments.ipynb #6ffd677e
@@ -186,6 +187,16 @@ register_artefact(
     ),
 )
 
+# %% ../nbs/32_experiments.ipynb #8367704a
+register_artefact(
+    "real_claims",
+    Artefact(
+        "Each claim of both papers on real questions, with pretrained students",
+        unique_arms(a for claim in REAL for a in claim.arms),
+        named=True,
+    ),
+)
+
 # %% ../nbs/32_experiments.ipynb #a501df6c
 register_artefact(
     "dose_response",
@@ -290,6 +301,11 @@ def read_settings(file: Path) -> configparser.ConfigParser:  # ValueError names 
     return settings
 
 
+def profile_names(root: Path) -> list[str]:
+    "The profiles of a project."
+    return [s for s in read_settings(root / "settings.ini").sections() if " " not in s]
+
+
 def read_profile(name: str, root: Path | None = None) -> Profile:
     "A section of `settings.ini`; `$NAME` stands for an environment variable. ValueError: a fault."
     file = (root or project_root()) / "settings.ini"
@@ -345,14 +361,16 @@ def plan(artefact: str, profile: Profile) -> list[RunConfig]:  # ValueError outs
     if ARTEFACTS[artefact].lab and (real := [b for b in benchmarks if is_benchmark(b)]):
         only = f"profile [{profile.name}] is on {real[0]}"
         raise ValueError(f"{artefact} turns knobs that only the lab has; {only}")
-    order = ("seed", "benchmark", "student", "match")
-    every = []
+    order = ("benchmark", "student", "match")
+    of_a_seed = []
     for values in product(*(profile.combined[name] for name in order)):
         chosen = dict(zip(order, values))
         for a in arms_in(artefact, profile):
-            if a["rationale_language"] == "native" or not english_only(chosen["benchmark"]):
-                every.append(run_config(**profile.parameters | chosen | a))
-    return list(dict.fromkeys(every))
+            settings = profile.parameters | chosen | a
+            if a["rationale_language"] == "native" or not english_only(settings["benchmark"]):
+                of_a_seed.append(run_config(**settings))
+    of_a_seed = list(dict.fromkeys(of_a_seed))
+    return [replace(config, seed=seed) for seed in profile.seeds for config in of_a_seed]
 
 # %% ../nbs/32_experiments.ipynb #128a0bf9
 def plan_all(artefacts: list[str], profile: Profile) -> list[RunConfig]:
@@ -401,13 +419,16 @@ def compare(
     profile: str,
     measure: str = "accuracy",
     root: Path | None = None,
-    step: int | None = None,  # compare the students after so many steps; None: after the last
+    at: Callable[[dict], dict | None]
+    | None = None,  # a point of each record's curve; None: the end
 ) -> DataFrame:  # student, mean, low, high, seeds, n; empty if no pair is finished
     "The paired difference between the runs of two arms, as far as they are finished."
+    from cot_distill.figures import paired_effect
+
     root = root or project_root()
     settings = read_profile(profile, root)
     sides = [found_records(configs_of(a, settings), settings, root) for a in (better, than)]
-    tested = [[at_budget(r, step) for r in side.values()] for side in sides]
+    tested = [[at(r) if at else r for r in side.values()] for side in sides]
     frames = [results_frame(r for r in side if r) for side in tested]
     if any(frame.empty for frame in frames):
         return paired_effect(None, None, measure)

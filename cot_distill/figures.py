@@ -8,15 +8,16 @@ __all__ = ['HEADINGS', 'WORDS', 'CLAIM_PARTS', 'ARCHITECTURES', 'RULES', 'TURNIN
            'MARKS', 'RIGHT', 'WRONG', 'student_label', 'claim_label', 'place_label', 'measure_label', 'label',
            'sentence', 'heading', 'in_words', 'arm_label', 'knob', 'visible', 'markdown_text', 'html_text',
            'latex_text', 'csv_text', 'figure_text', 'detokenise', 'one_per_seed', 'summarise', 'pools_of',
-           'by_language', 'first_mode', 'tests_of', 'by_test', 'paired_differences', 'measured', 'paired_effect',
-           'clear_best', 'off_zero', 'span', 'intervals', 'interval_text', 'interval_texts', 'spread', 'same_for_all',
-           'markdown_table', 'latex_table', 'write_cells', 'write_table', 'add_to_page', 'Reported', 'beside_paper',
-           'after_steps', 'finding', 'described', 'Plot', 'error_bars', 'draw_methods', 'plot_methods', 'plot_matrix',
-           'matrix_head', 'forest_lines', 'turned', 'verdict_text', 'draw_forest', 'plot_forest', 'Panel',
-           'series_label', 'draw_panel', 'plot_doses', 'draw_keys', 'plot_curves', 'contrast', 'said_steps', 'ending',
-           'outcome_of', 'step_rows', 'told_text', 'write_rationales', 'from_right', 'rationale_lines',
-           'plot_rationales', 'word_places', 'draw_words', 'plot_token_probabilities', 'token_words', 'text_box',
-           'question_lines', 'rationale_box', 'plot_pipeline', 'draw_terms', 'settle', 'save_figure']
+           'by_language', 'first_mode', 'tests_of', 'by_test', 'paired_differences', 'measured', 'answers_of',
+           'over_questions', 'paired_effect', 'clear_best', 'off_zero', 'span', 'intervals', 'interval_text',
+           'interval_texts', 'spread', 'same_for_all', 'markdown_table', 'latex_table', 'write_cells', 'write_table',
+           'add_to_page', 'Reported', 'beside_paper', 'after_steps', 'finding', 'described', 'Plot', 'error_bars',
+           'draw_methods', 'plot_methods', 'plot_matrix', 'matrix_head', 'forest_lines', 'turned', 'verdict_text',
+           'draw_forest', 'plot_forest', 'Panel', 'series_label', 'draw_panel', 'plot_doses', 'draw_keys',
+           'plot_curves', 'contrast', 'said_steps', 'ending', 'outcome_of', 'step_rows', 'told_text',
+           'write_rationales', 'from_right', 'rationale_lines', 'plot_rationales', 'word_places', 'draw_words',
+           'plot_token_probabilities', 'token_words', 'text_box', 'question_lines', 'rationale_box', 'plot_pipeline',
+           'draw_terms', 'settle', 'save_figure']
 
 # %% ../nbs/31_figures.ipynb #3c67669f
 import re
@@ -31,6 +32,7 @@ from textwrap import wrap
 from typing import NamedTuple
 
 # %% ../nbs/31_figures.ipynb #733d2bdc
+import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 from matplotlib import rc_context
@@ -40,6 +42,7 @@ from matplotlib.patches import Rectangle
 from pandas import DataFrame, Series
 
 # %% ../nbs/31_figures.ipynb #898d9953
+from .intervals import Estimate, crossed
 from .methods import LOSSES, METHODS
 from .prompts import LANGUAGES
 from .questions import draw
@@ -151,6 +154,10 @@ WORDS["source"] = {
     "Paper C": "Paper C: a spurious cue, tested where it is random",
     "Paper C, Table 1": "Paper C: a spurious cue, tested where it is random",
     "Paper M, Table 3": "Paper M, Table 3: right steps in unseen Vietnamese",
+    "recorded": "CommonsenseQA, rationales of language models",
+    "arabic": "CommonsenseQA in Arabic, explanations by people",
+    "people": "CommonsenseQA, explanations by people",
+    "replies": "CommonsenseQA, replies to our own prompts",
 }
 
 # %% ../nbs/31_figures.ipynb #a5d2c005
@@ -185,7 +192,7 @@ def student_label(name: str) -> str:
 def claim_label(name: str) -> str:
     "A claim in words, part by part where it has no words of its own."
     losses = {loss.name: loss.label for loss in LOSSES.values()}
-    parts = losses | CLAIM_PARTS
+    parts = WORDS["claim"] | WORDS["benchmark"] | losses | CLAIM_PARTS
     return WORDS["claim"].get(name) or ", ".join(parts.get(p, p) for p in name.split(", "))
 
 # %% ../nbs/31_figures.ipynb #cbc535c5
@@ -452,27 +459,54 @@ def measured(
     modes = [transfer[test] for transfer in runs.transfer]
     return [m[first_mode(method, m)][name] for method, m in zip(runs.method, modes)]
 
+# %% ../nbs/31_figures.ipynb #e45d6cd2
+def answers_of(runs: DataFrame, measure: str) -> list[str]:  # "0110…" for each run; "" without them
+    "The right and wrong answers of each run, in the order of its test's questions."
+    name, _, test = measure.partition(" at ")
+    if name != "accuracy" or "transfer" not in runs:
+        return [""] * len(runs)
+    found = []
+    for run in runs.to_dict("records"):
+        modes = run["transfer"].get(test or run.get("benchmark"), {})
+        mode = first_mode(run["method"], modes) if modes else None
+        found.append(modes[mode].get("answers", "") if modes else "")
+    return found
+
+
+def over_questions(pairs: DataFrame) -> Estimate:  # ValueError for tests of different sizes
+    "The mean difference in accuracy, as sure as other seeds and other questions leave it."
+    sides = [[[*map(int, text)] for text in pairs[name]] for name in ("answers", "answers_other")]
+    if len({len(row) for side in sides for row in side}) > 1:
+        raise ValueError("runs with different test sets; compare those with the same `test_limit`")
+    return crossed(*map(np.array, sides))
+
 # %% ../nbs/31_figures.ipynb #e45d6cee
-EFFECT = ["student", "mean", "low", "high", "seeds", "n", "level", "chance"]
+EFFECT = ["student", "mean", "low", "high", "seeds", "n", "level", "chance", "over"]
 
 
 def paired_effect(
     better: DataFrame | None,  # runs of `results_of`; None for no runs
     than: DataFrame | None,
     measure: str = "accuracy",
-) -> DataFrame:  # `EFFECT`: level is the better mean; chance is nan when nothing says it
+) -> DataFrame:  # `EFFECT`; chance is nan when nothing says it
     "Mean difference between runs of the same student and seed."
     if better is None or than is None:
         return DataFrame(columns=EFFECT)
     mine = better[["student", "seed", "run", "n"]].assign(value=measured(better, measure))
     other = than[["student", "seed"]].assign(value=measured(than, measure))
+    mine["answers"], other["answers"] = answers_of(better, measure), answers_of(than, measure)
     pairs = mine.merge(other, on=["student", "seed"], suffixes=("", "_other"))
     means = pairs.groupby("student", sort=False)[["value", "value_other"]].mean().max(axis=1)
     chance = float("nan")
     if measure.startswith("accuracy at") and len(pairs):
         chance = measured(better, measure.replace("accuracy", "chance"))[0]
     cells = pairs.assign(difference=pairs.value - pairs.value_other)
-    cells = summarise(cells, ["student"], "difference")
+    cells = summarise(cells, ["student"], "difference").assign(over="seeds")
+    if len(pairs) and (pairs.answers != "").all() and (pairs.answers_other != "").all():
+        sure = [over_questions(pairs[pairs.student == student]) for student in cells.student]
+        asked = pairs.answers.map(len).min()
+        cells = cells.assign(low=[e.low for e in sure], high=[e.high for e in sure], n=asked)
+        cells["over"] = "seeds and questions"
     return cells.assign(level=cells.student.map(means), chance=chance)
 
 # %% ../nbs/31_figures.ipynb #b936a655
@@ -500,7 +534,9 @@ def intervals(cells: DataFrame) -> str:
     "The caption's sentence about the brackets of a table."
     ours = cells[cells.seeds > 0]  # a paper's numbers come without
     several = ours[ours.seeds > 1]
-    parts = [f"Student t over {span(several.seeds)} seeds"] if len(several) else []
+    crossing = "over" in several and (several.over == "seeds and questions").all()
+    kind = "over other questions and" if crossing else "Student t over"
+    parts = [f"{kind} {span(several.seeds)} seeds"] if len(several) else []
     if (ours.low.notna() & (ours.seeds == 1)).any():
         parts.append("Wilson where there is one seed")
     brackets = f"In brackets 95% intervals ({'; '.join(parts)}). " if parts else ""
@@ -987,7 +1023,9 @@ def contrast(
     each: int = 1,  # questions of each outcome
 ) -> DataFrame:  # outcome, its share of all questions, columns with suffixes _first and _second
     "The same questions as two students answered them, by outcome."
-    pairs = first.merge(second, on="question_id", suffixes=("_first", "_second"))
+    key = ["benchmark", "language", "question_id"]  # translations may share an id
+    both = [column for column in key if column in first and column in second]
+    pairs = first.merge(second, on=both, suffixes=("_first", "_second"))
     if len(pairs) != len(first) or len(pairs) != len(second):
         counts = f"{len(first)} and {len(second)} predictions share {len(pairs)} questions"
         raise ValueError(f"{counts}; compare one mode on one test set")

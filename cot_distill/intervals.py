@@ -65,7 +65,9 @@ def paired(first: list[Prediction], second: list[Prediction]) -> Paired:
     "McNemar's exact test of two runs on the same questions."
     from scipy.stats import binomtest
 
-    a, b = ({p.question_id: p.right for p in side} for side in (first, second))
+    a, b = ({p.key: p.right for p in side} for side in (first, second))
+    if len(a) < len(first) or len(b) < len(second):
+        raise ValueError("a question is answered twice; compare one mode on one test set")
     if a.keys() != b.keys():
         raise ValueError(
             f"{len(a.keys() ^ b.keys())} questions were answered by one run only; "

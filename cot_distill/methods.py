@@ -203,6 +203,7 @@ for method in (
 # %% ../nbs/22_methods.ipynb #dbec3103
 for method in (
     Method("multi-view/no-nvc", "Multi-view − NVC", "#332288", "3", views=("pvc",)),
+    Method("multi-view/no-pvc", "Multi-view − PVC", "#332288", "4", views=("nvc",)),
     Method(f"{WHOLE}/no-pvc", "whole − PVC", "#000000", "2", views=("nvc",), **COUNTERFACTUAL),
     Method(f"{WHOLE}/no-nvc", "whole − NVC", "#000000", "1", views=("pvc",), **COUNTERFACTUAL),
     Method(f"{WHOLE}/no-filter", "whole − filter", "#000000", "x", views=BOTH, added="unfiltered"),

@@ -13,6 +13,7 @@ __all__ = ['COLUMNS', 'OPTION', 'LABELS', 'TEXTS', 'MARK', 'MARK_AND_TEXT', 'SAY
 
 # %% ../nbs/02_own.ipynb #c0c10003
 import hashlib
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
@@ -287,7 +288,7 @@ class OwnQuestions:
     @property
     def files(self) -> list[Path]:
         "The files that are read; a FileNotFoundError when there are none"
-        path = Path(self.hub_id).expanduser().absolute()
+        path = Path(os.path.expandvars(self.hub_id)).expanduser().absolute()
         if path.is_dir():
             return [file for file in files_in(path) if suffix_of(file) in SUFFIXES]
         if not path.is_file():

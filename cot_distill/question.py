@@ -257,13 +257,15 @@ def draw(
 def sample(
     self: Questions,
     n: int | None,  # How many, at least 1; None or more than there are: all
+    seed: int = 0,  # Another one takes others
 ) -> Questions:
     "The n questions with the lowest draws, in their own order"
     if n is not None and n < 1:
         raise ValueError(f"a sample of {n} questions is empty: ask for 1 or more, or None for all")
     if n is None or n >= len(self):
         return Questions(self)
-    chosen = sorted(range(len(self)), key=lambda i: draw(self[i].id, "sample"))[:n]
+    purpose = f"sample {seed}" if seed else "sample"
+    chosen = sorted(range(len(self)), key=lambda i: draw(self[i].id, purpose))[:n]
     return Questions(self[i] for i in sorted(chosen))
 
 # %% ../nbs/01_question.ipynb #5a32601f

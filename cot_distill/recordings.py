@@ -83,19 +83,22 @@ def read_line(line: str, where: str) -> dict:
         raise ValueError(f"{where}: not JSON ({e}); a file cut short ends like this") from None
 
 # %% ../nbs/05_recordings.ipynb #b3a7d869
-def load_completions(path: str | Path) -> list[Completion]:  # ValueError "file:line:key: …"
-    "Read a recording; no sample may occur twice."
-    path, seen = Path(path), {}
-    for n, row in rows(path):
-        c = read_row(row, f"{path}:{n}")
-        key = *c.question_key, c.teacher, c.language, c.view, c.saw_answer, c.sample
-        if key in seen:
-            raise ValueError(
-                f"{path}:{n}:sample: repeats sample {c.sample} of question {c.question_id} "
-                f"by {c.teacher} from line {seen[key][0]}"
-            )
-        seen[key] = n, c
-    return [c for _, c in seen.values()]
+def load_completions(*paths: str | Path) -> list[Completion]:  # ValueError "file:line:key: …"
+    "Read a recording of one or more files; no sample may occur twice."
+    seen = {}
+    for path in map(Path, paths):
+        for n, row in rows(path):
+            c = read_row(row, f"{path}:{n}")
+            key = *c.question_key, c.teacher, c.language, c.view, c.saw_answer, c.sample
+            if key in seen:
+                before, line, _ = seen[key]
+                place = f"line {line}" if before == path else f"{before}:{line}"
+                raise ValueError(
+                    f"{path}:{n}:sample: repeats sample {c.sample} of question {c.question_id} "
+                    f"by {c.teacher} from {place}"
+                )
+            seen[key] = path, n, c
+    return [c for *_, c in seen.values()]
 
 # %% ../nbs/05_recordings.ipynb #aaf25040
 def written(c: Completion) -> str:  # JSON

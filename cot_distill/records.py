@@ -171,3 +171,9 @@ class Prediction:
     faithful: bool | None = None  # every step right, none missing
     repeats: bool | None = None  # does it state a misconception of the teacher's?
     said_in: str | None = None  # language of the rationale, where one can be read
+    benchmark: str | None = None  # of the question
+
+    @property
+    def key(self) -> tuple[str | None, str, str]:
+        "Benchmark, language and id, as `Question.key`: translations may share an id."
+        return self.benchmark, self.language, self.question_id

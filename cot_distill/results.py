@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['key_of', 'read_records', 'write_records', 'Records', 'changes', 'accept', 'results_frame', 'in_order', 'at_budget',
-           'read_predictions', 'save_run']
+           'points_of', 'at_tokens', 'at_best', 'read_predictions', 'save_run']
 
 # %% ../nbs/29_results.ipynb #d9440f96
 import gzip
@@ -14,13 +14,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 # %% ../nbs/29_results.ipynb #27482ae5
+import numpy as np
 import pandas as pd
 from filelock import FileLock
 from pandas import DataFrame
 
 # %% ../nbs/29_results.ipynb #533e6d07
 from .methods import METHODS
-from .run import Knobs, RunConfig, code_of, run_key
+from .run import KINDS, Knobs, RunConfig, code_of, run_key
 
 # %% ../nbs/29_results.ipynb #1c8bce17
 def key_of(record: Mapping, where: str) -> str:  # ValueError names the record and its fault
@@ -117,7 +118,7 @@ def results_frame(records: Iterable[dict]) -> DataFrame:  # ValueError for a cla
     rows, settings = [], {}
     for record in records:
         config, metrics = dict(record["config"]), record["metrics"]
-        for name in ("world", "loss"):
+        for name in (name for name, kind in KINDS.items() if kind is Knobs):
             config[name] = Knobs(config.get(name, {}))
         unlike = sorted(k for k in config.keys() & metrics.keys() if config[k] != metrics[k])
         if unlike:
@@ -149,6 +150,32 @@ def at_budget(record: dict, step: int | None) -> dict | None:  # None if it was 
             return record | dict(metrics=record["metrics"] | point)
     return None
 
+# %% ../nbs/29_results.ipynb #c0a10002
+def points_of(record: dict) -> list[dict]:  # in order of their steps; the last is the end
+    "The metrics of a run at each of its budgets, each with its step."
+    last = dict(step=record["config"]["steps"], steps_taken=record["metrics"]["steps_taken"])
+    return [*(record["metrics"].get("curve") or ()), record["metrics"] | last]
+
+
+def at_tokens(record: dict, tokens: float) -> dict | None:  # None outside of its budgets
+    "The record with the accuracy that its student had after `tokens` tokens of training."
+    points = points_of(record)
+    per_step = record["metrics"]["tokens"] / points[-1]["steps_taken"]
+    seen = [point["steps_taken"] * per_step for point in points]
+    if not seen[0] <= tokens <= seen[-1]:
+        return None
+    accuracy = float(np.interp(tokens, seen, [point["accuracy"] for point in points]))
+    return record | dict(metrics=record["metrics"] | dict(accuracy=accuracy))
+
+# %% ../nbs/29_results.ipynb #c0a10004
+def at_best(record: dict) -> dict | None:  # None if nothing was held out
+    "The record as it would be at the budget that is best on held-out training questions."
+    points = points_of(record)
+    if "held_out" not in points[-1]:
+        return None
+    best = max(points, key=lambda point: point["held_out"]["accuracy"])  # the first of equals
+    return record | dict(metrics=record["metrics"] | best)
+
 # %% ../nbs/29_results.ipynb #62a881d1
 def read_predictions(
     folder: str | Path,  # data/results/PROFILE
@@ -157,7 +184,8 @@ def read_predictions(
     "Every prediction of one run."
     file = Path(folder) / f"{run}.parquet"
     if file.exists():
-        return pd.read_parquet(file)
+        said = pd.read_parquet(file)
+        return said if "benchmark" in said else said.assign(benchmark=said.get("test"))
     remedy = "make the run again with `cot-distill reproduce --fresh`"
     raise FileNotFoundError(f"no predictions {file.name} in {folder}; {remedy}")
 

@@ -610,6 +610,8 @@ def load_student(
         given = dict(name=label, control_tokens=control_tokens) | limits
         wanted = dict(name=name) | saved | {k: v for k, v in given.items() if v is not None}
         if (Path(place) / "adapter_config.json").is_file():
+            if lora:
+                raise ValueError("it has adapters, which are trained on; leave lora out")
             return with_saved_adapters(place, dtype, wanted)
         model, tokenizer = open_checkpoint(place, dtype)
         student = prepare_student(model, tokenizer, **wanted | dict(base=""))

@@ -111,12 +111,13 @@ class RecordedTeacher:
 
     def __init__(
         self,
-        path: str | Path,  # .jsonl, .jsonl.gz or .parquet
+        path: str | Path | Sequence,  # .jsonl, .jsonl.gz or .parquet; a list of several
         teacher: str | Sequence[str] | None = None,  # name or names; None: all
         saw_answer: bool | None = False,  # written with the answer in view? None: both kinds
         views: str | Sequence[str] | None = None,  # recorded views to use; None: all
     ):
-        everything = load_completions(path)
+        paths = [path] if isinstance(path, (str, Path)) else list(path)
+        everything, path = load_completions(*paths), ", ".join(map(str, paths))
         told = lambda values: list(dict.fromkeys(values))
         teachers = named("teacher", teacher, told(c.teacher for c in everything), path)
         self.saw_answer, self.absent = saw_answer, Counter()
@@ -164,6 +165,12 @@ def recorded(
     own = dict(benchmark=question.benchmark, question_language=question.language)
     language = lambda c: c.language or question.language
     return [replace(c, language=language(c), view=self.view_of(c), **own) for c in found]
+
+# %% ../nbs/14_teacher.ipynb #10aa0014
+@patch
+def knows(self: RecordedTeacher, question: Question) -> bool:
+    "Does the recording hold a word about `question`, in any language or view?"
+    return any(c.matches(question) for c in self.by_id.get(question.id, []))
 
 # %% ../nbs/14_teacher.ipynb #10aa0013
 @patch

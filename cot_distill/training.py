@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NEUTRAL', 'BASES', 'ROOM', 'scoring', 'extremes', 'path_of', 'StepSampler', 'needs_reference', 'DistillTrainer',
-           'step_size', 'reference_logps', 'with_reference', 'Trained', 'last_checkpoint', 'digest', 'decided_by',
-           'claim_folder', 'peak_mb', 'training_arguments', 'train', 'carry_out', 'logged', 'finished',
-           'fastest_precision', 'corpus_rows', 'base_student']
+           'step_size', 'in_parts', 'reference_logps', 'with_reference', 'Trained', 'last_checkpoint', 'digest',
+           'decided_by', 'claim_folder', 'peak_mb', 'training_arguments', 'train', 'carry_out', 'logged', 'finished',
+           'StepFile', 'fastest_precision', 'corpus_rows', 'base_student']
 
 # %% ../nbs/26_training.ipynb #bfcb65dd
 import hashlib
@@ -30,7 +30,7 @@ from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 # %% ../nbs/26_training.ipynb #ac93b044
 from .logprobs import Verdict, checked, fast_matmul, positions, shared_logps
@@ -120,6 +120,7 @@ class DistillTrainer(Trainer):
         self.student, self.focus, self.loss_is_scaled_for_ga = student, FOCUS_MASKS[focus], True
         self.loss = partial(d_cot_nr, negative=negative, alpha=alpha, **settings)
         self.tokens = self.positions = 0  # real ones, and with padding
+        self.micro_batch = args.train_batch_size  # questions that go through at once
 
     def train(self, *args, **kwargs):
         checkpointing = self.args.gradient_checkpointing
@@ -135,6 +136,7 @@ def step_size(args: TrainingArguments) -> int:
 # %% ../nbs/26_training.ipynb #000de86d
 @patch
 def _get_num_items_in_batch(self: DistillTrainer, batch_samples, device):
+    self.batches, self.counted = [], (self.tokens, self.positions)  # a step begins
     questions = torch.tensor(sum(len(b["input_ids"]) for b in batch_samples), device=device)
     return self.accelerator.gather(questions).sum() if self.args.world_size > 1 else questions
 
@@ -167,6 +169,49 @@ def compute_loss(
     whole = questions if num_items_in_batch is None else num_items_in_batch
     loss = each.sum() / whole * self.accelerator.num_processes
     return (loss, logps) if return_outputs else loss
+
+# %% ../nbs/26_training.ipynb #26a00002
+def in_parts(batch: dict, most: int) -> list[dict]:  # of at most so many questions each
+    "A collated batch cut by questions; each part keeps the padding of the whole."
+    questions, owner, found = len(batch["input_ids"]), batch["owner"], []
+    for start in range(0, questions, most):
+        asked = slice(start, start + most)
+        rows = (owner >= asked.start) & (owner < asked.stop)
+        prompts = {k: batch[k][asked] for k in ("input_ids", "attention_mask")}
+        others = {k: x[rows] for k, x in batch.items() if k not in prompts}
+        found.append(prompts | others | dict(owner=owner[rows] - start))
+    return found
+
+# %% ../nbs/26_training.ipynb #26a00004
+@patch
+def training_step(self: DistillTrainer, model, inputs, num_items_in_batch=None):
+    "The loss of a micro-batch; the gradient of the step so far is added up in the parameters."
+    self.batches.append(inputs)
+    ahead = [inputs]
+    while True:
+        try:
+            return [self.loss_in_parts(model, b, num_items_in_batch) for b in ahead][-1]
+        except torch.OutOfMemoryError as e:
+            most = min(self.micro_batch, max(len(b["input_ids"]) for b in self.batches))
+            if most == 1 or self.args.world_size > 1:
+                remedy = "a lower batch_size, k, m or max_target, or gradient_checkpointing=True"
+                e.add_note(f"micro-batches of {most} questions do not fit; try {remedy}")
+                raise
+        self.micro_batch = (most + 1) // 2
+        warnings.warn(f"out of memory: micro-batches of {self.micro_batch} questions from now on")
+        model.zero_grad()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        ahead, (self.tokens, self.positions) = self.batches, self.counted
+
+
+@patch
+def loss_in_parts(self: DistillTrainer, model, batch, questions):
+    "The loss of a micro-batch, computed part by part."
+    if len(batch["input_ids"]) <= self.micro_batch:
+        return Trainer.training_step(self, model, batch, questions)
+    parts = in_parts(batch, self.micro_batch)
+    return sum(Trainer.training_step(self, model, part, questions) for part in parts)
 
 # %% ../nbs/26_training.ipynb #06c662e2
 @torch.no_grad()
@@ -215,6 +260,7 @@ class Trained:
     padding: float  # share of all positions that was padding
     peak_mb: float  # of this process on a CPU, of the device's allocator on a GPU
     losses: list = field(repr=False, default_factory=list)  # (step, loss) as logged
+    micro_batch: int = 0  # questions at once at the end; fewer than asked for if memory ran out
 
     @property
     def tokens_per_second(self) -> float:
@@ -347,7 +393,8 @@ def train(
     args = training_arguments(folder, *how, **training_args)
     trainer = DistillTrainer(student, rows, args, negative, alpha, focus, **(settings or {}))
     trainer.remove_callback(PrinterCallback)
-    for callback in callbacks:
+    watched = os.environ.get("COT_DISTILL_STEPS")
+    for callback in (*callbacks, *([StepFile(watched)] if watched else [])):
         trainer.add_callback(callback)
     loss = dict(alpha=alpha, settings=settings or {}, focus=focus) if negative else {}
     if trainer.accelerator.is_main_process:
@@ -374,7 +421,8 @@ def carry_out(trainer: DistillTrainer, record: Path) -> Trained:
     trainer.student.model.eval()
     padding = 1 - trainer.tokens / max(1, trainer.positions)
     steps, losses = trainer.state.global_step, logged(trainer.state.log_history)
-    trained = Trained(steps, seconds, trainer.tokens, padding, peak_mb(), losses)
+    took = steps, seconds, trainer.tokens, padding, peak_mb()
+    trained = Trained(*took, losses, trainer.micro_batch)
     if trainer.accelerator.is_main_process:
         record.write_text(json.dumps(asdict(trained)), encoding="utf8")
     return trained
@@ -393,6 +441,23 @@ def finished(checkpoint: str, record: Path) -> Trained:
     state = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf8"))
     nothing = float("nan")
     return Trained(state["global_step"], nothing, 0, nothing, nothing, logged(state["log_history"]))
+
+# %% ../nbs/26_training.ipynb #26a00011
+class StepFile(TrainerCallback):
+    "Keeps the step of a training in a file while it lasts, written once a second at most."
+
+    def __init__(self, file: str | Path):
+        self.file, self.written = Path(file), float("-inf")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.is_world_process_zero and time.monotonic() - self.written > 1:
+            self.written = time.monotonic()
+            told = f"training step {state.global_step:,} of {state.max_steps:,}"
+            self.file.write_text(told, encoding="utf8")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.file.unlink(missing_ok=True)
 
 # %% ../nbs/26_training.ipynb #489f0784
 def fastest_precision(student: Student, rows: list[dict], tries: int = 3) -> str:  # or bf16

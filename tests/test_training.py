@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from cot_distill import training
 from cot_distill.lab import World
@@ -126,6 +127,64 @@ def test_accumulation_gives_the_same_weights(arch, size, parts, examples, tmp_pa
     assert [loss for _, loss in whole.losses] == pytest.approx(
         [loss for _, loss in cut.losses], abs=2e-4
     )  # as rounded by the log
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "t5"])
+@pytest.mark.parametrize("size, parts", [(8, 1), (4, 2)])
+def test_out_of_memory_costs_time_and_nothing_else(
+    arch, size, parts, examples, tmp_path, monkeypatch
+):
+    "At the end of the third step, when a part of the gradient is there already."
+    settings = dict(steps=4, batch_size=size, gradient_accumulation_steps=parts, logging_steps=1)
+    plain = dict(optim="sgd", lr=0.3, warmup=1, max_grad_norm=0.0, weight_decay=0.0)
+    roomy = DistillTrainer.compute_loss
+
+    def tight(self, model, inputs, *args, **kwargs):
+        loss = roomy(self, model, inputs, *args, **kwargs)
+        last = len(self.batches) == parts and self.state.global_step == 2
+        if last and len(inputs["input_ids"]) > 1:
+            loss.backward()
+            raise torch.OutOfMemoryError("no room")
+        return loss
+
+    ends = []
+    for name, compute_loss in (("roomy", roomy), ("tight", tight)):
+        monkeypatch.setattr(DistillTrainer, "compute_loss", compute_loss)
+        student = student_of(arch)
+        rows = [student.encode(e) for e in examples]
+        trained = train(student, rows, tmp_path / name, NEGATIVE, **settings, **plain)
+        ends.append((weights(student), trained))
+    (a, whole), (b, cut) = ends
+    assert (a - b).abs().max() <= 1e-5
+    assert whole.tokens == cut.tokens and (whole.micro_batch, cut.micro_batch) == (size, 1)
+    curves = [[loss for _, loss in t.losses] for t in (whole, cut)]
+    assert curves[0] == pytest.approx(curves[1], abs=2e-4)
+
+
+def test_a_question_that_does_not_fit_says_how_to_shrink_it(examples, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(DistillTrainer, "compute_loss", full)
+    student = student_of("gpt2")
+    rows = [student.encode(e) for e in examples]
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        train(student, rows, tmp_path, NEGATIVE, steps=2, batch_size=4)
+    assert "micro-batches of 1 questions do not fit; try" in caught.value.__notes__[0]
+
+
+def test_the_step_is_told_while_a_training_lasts(examples, tmp_path, monkeypatch):
+    file, seen = tmp_path / "step", []
+    monkeypatch.setenv("COT_DISTILL_STEPS", str(file))
+    student = student_of("gpt2")
+
+    class Look(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            seen.append(file.read_text() if file.exists() else "")
+
+    rows = [student.encode(e) for e in examples]
+    train(student, rows, tmp_path / "it", NEGATIVE, steps=3, batch_size=4, callbacks=[Look()])
+    assert seen[0] == "" and seen[1] == "training step 1 of 3" and not file.exists()
 
 
 def test_tokens_are_those_trained_on(examples, tmp_path):
