@@ -7,9 +7,9 @@ __all__ = ['DEVELOPMENT', 'SMALLEST', 'LEARNING_RATES', 'ALPHAS', 'SETTINGS', 'F
            'PARAPHRASES', 'FURTHER_FACTS', 'LANGUAGE', 'WEIGHTS', 'NEGATIVES', 'SPURIOUS', 'TRANSFER', 'CLAIMS',
            'SMOLLM2', 'GEMMA', 'ELSEWHERE', 'RECORDED', 'EXPLAINED', 'VIEWS', 'REFILLED', 'BOTH', 'REAL',
            'REAL_ELSEWHERE', 'PLAIN_PUSHES', 'CURVED', 'BUDGETS', 'APART', 'EVERY_STYLE', 'IN_ORDER', 'MAPS',
-           'CUE_STRENGTHS', 'PAPER_C', 'CUE_ARMS', 'TUNED', 'TUNING', 'purpose', 'deviation', 'worlds_needed', 'arm',
-           'setting', 'Claim', 'unique_arms', 'Push', 'negative', 'negative_claim', 'with_cue', 'unseen', 'real_claim',
-           'verdict', 'Map', 'with_knobs', 'arms_of']
+           'CUE_STRENGTHS', 'PAPER_C', 'CUE_ARMS', 'TUNED', 'TUNING', 'SCHEDULES_TRIED', 'T5_LONG', 'TUNING_LATE',
+           'purpose', 'deviation', 'worlds_needed', 'arm', 'setting', 'Claim', 'unique_arms', 'Push', 'negative',
+           'negative_claim', 'with_cue', 'unseen', 'real_claim', 'verdict', 'Map', 'with_knobs', 'arms_of']
 
 # %% ../nbs/30_claims.ipynb #f08e1391
 import math
@@ -551,4 +551,18 @@ TUNING = (
     *(arm(*which, lr=lr) for which in TUNED for lr in LEARNING_RATES),
     *(negative(push, alpha) for push in WEIGHTS for alpha in ALPHAS),
     arm("d-cot", **setting("shared")),
+)
+
+# %% ../nbs/30_claims.ipynb #e7023b2c
+SCHEDULES_TRIED = ("constant", "linear")
+T5_LONG = dict(student="lab:t5", rationale_language="en")
+TUNING_LATE = (
+    *(
+        arm(method, lr=lr, schedule=schedule)
+        for method in ("cot", "d-cot")
+        for lr in LEARNING_RATES
+        for schedule in SCHEDULES_TRIED
+    ),
+    arm("d-cot", **T5_LONG, steps=2400, budgets="300 600 1200"),
+    arm("d-cot", **T5_LONG, schedule="linear", budgets="600"),
 )

@@ -6,7 +6,8 @@
 __all__ = ['PACKAGED', 'ARTEFACTS', 'NEGATIVES', 'UNSEEN_ARMS', 'WHOLE', 'PARTS', 'CONTROLLED', 'LESS_ONE', 'BOTH_PAPERS',
            'LISTS', 'project_root', 'notebook_of', 'Artefact', 'register_artefact', 'Profile', 'parse_profile',
            'check_profile', 'read_settings', 'profile_names', 'read_profile', 'merged', 'english_only', 'configs_of',
-           'arms_in', 'plan', 'plan_all', 'records_in', 'records_of', 'found_records', 'results_of', 'compare']
+           'arms_in', 'plan', 'plan_all', 'records_in', 'records_of', 'found_records', 'run_path', 'results_of',
+           'compare']
 
 # %% ../nbs/32_experiments.ipynb #3dcf0bd8
 import configparser
@@ -30,6 +31,7 @@ from cot_distill.claims import (
     PAPER_C,
     REAL,
     TUNING,
+    TUNING_LATE,
     arm,
     arms_of,
     setting,
@@ -214,10 +216,11 @@ register_artefact(
 # %% ../nbs/32_experiments.ipynb #8cf6ae96
 for name, title, arms in (
     ("tuning", "Learning rates and weights of negatives on development worlds", TUNING),
+    ("tuning_late", "Rates and schedules of a long training on a development world", TUNING_LATE),
     ("bench_training", "The cost of a training step beside its peers", ()),
     ("bench_teacher", "A teacher that you can trust with money: faults, kills and load", ()),
 ):
-    register_artefact(name, Artefact(title, arms, lab=name == "tuning", named=True))
+    register_artefact(name, Artefact(title, arms, lab=name.startswith("tuning"), named=True))
 
 # %% ../nbs/32_experiments.ipynb #65c25f1d
 LISTS = dict(students="student", seeds="seed", benchmarks="benchmark", matches="match")
@@ -400,6 +403,12 @@ def found_records(configs: list[RunConfig], profile: Profile, root: Path) -> dic
             if key in store and config not in found:
                 found[config] = store[key]
     return found
+
+# %% ../nbs/32_experiments.ipynb #32a00001
+def run_path(config: RunConfig, profile: Profile, root: Path) -> Path:  # without a suffix
+    "Where the executed notebook and the predictions of a run lie."
+    name = f"{config.name}-{run_key(config, inputs_of(config, profile.hub))}"
+    return root / "data" / "results" / profile.name / name
 
 # %% ../nbs/32_experiments.ipynb #fe572efa
 def results_of(artefact: str, profile: str, root: Path | None = None) -> DataFrame:

@@ -100,9 +100,9 @@ def crossed(
     from scipy import stats
 
     first = np.asarray(first, float)
-    d = first if second is None else first - np.asarray(second, float)
-    if d.ndim != 2 or (second is not None and first.shape != np.shape(second)):
+    if first.ndim != 2 or second is not None and first.shape != np.shape(second):
         raise ValueError(f"tables of {first.shape} and {np.shape(second)}: rows are seeds")
+    d = first if second is None else first - np.asarray(second, float)
     seeds, questions = d.shape
     if seeds < 2:
         return Estimate(float(d.mean()), math.nan, math.nan, seeds)

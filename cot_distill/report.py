@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'POLICY', 'KINDS', 'Section', 'pages_of', 'executed', 'sections_of', 'settings_table', 'cost_table', 'bill',
-           'section_text', 'report_markdown', 'inlined', 'report_html', 'write_report']
+           'kind_text', 'notebooks_table', 'section_text', 'report_markdown', 'inlined', 'report_html', 'write_report']
 
 # %% ../nbs/33_report.ipynb #b28e0003
 import re
@@ -27,8 +27,10 @@ from cot_distill.experiments import (
     plan,
     project_root,
     read_profile,
+    run_path,
 )
 from .figures import markdown_table, markdown_text, visible
+from .run import RunConfig
 
 # %% ../nbs/33_report.ipynb #b28e0008
 class Section(NamedTuple):
@@ -105,6 +107,36 @@ def bill(root: Path) -> str:
         return "No teacher was paid: there is no ledger."
     return f"Teachers, all profiles together: {Ledger(file).bill()}."
 
+# %% ../nbs/33_report.ipynb #33a00002
+def kind_text(config: RunConfig) -> str:
+    "A run without its seed: its name, and the settings that the name does not say."
+    name, usual = config.name.rpartition("-s")[0], RunConfig()
+    knobs = {}
+    for group in ("world", "loss"):
+        knobs |= {f"{group}.{k}": v for k, v in vars(config)[group].items()}
+    plain = {k: vars(config)[k] for k in ("alpha", "k", "m", "focus", "lr", "steps")}
+    set_ = {k: v for k, v in plain.items() if v != vars(usual)[k]}
+    return " ".join([name, *(f"{k}={v}" for k, v in (set_ | knobs).items())])
+
+
+def notebooks_table(sections: Iterable[Section], profile: Profile, root: Path) -> DataFrame:
+    "The executed notebooks on this machine: a row for each kind of run, a link for each seed."
+    folder, kinds = root / "figures" / profile.name, {}
+    for section in sections:
+        for config in plan(section.name, profile):
+            file = run_path(config, profile, root).with_suffix(".ipynb")
+            if file.exists():
+                artefacts, links = kinds.setdefault(kind_text(config), ([], {}))
+                link = Path(relpath(file, folder)).as_posix()
+                links[config.seed] = f"[{config.seed}]({link})"
+                artefacts += [section.name] if section.name not in artefacts else []
+    rows = []
+    for kind, (artefacts, links) in kinds.items():
+        seeds = " ".join(link for _, link in sorted(links.items()))
+        row = dict(run=markdown_text(kind), behind=", ".join(artefacts), seeds=seeds)
+        rows.append(row)
+    return DataFrame(rows)
+
 # %% ../nbs/33_report.ipynb #b28e0018
 def section_text(section: Section, folder: Path) -> str:
     "One artefact as Markdown, its links as seen from `folder`."
@@ -128,8 +160,8 @@ def report_markdown(profile: Profile, root: Path) -> str:
     parts += ["## Settings", markdown_table(settings, 3)]
     costs = cost_table(sections, profile, root)
     parts += ["## Cost", markdown_table(costs, 1) if len(costs) else "Nothing was run.", bill(root)]
-    runs = Path(relpath(root / "data" / "results" / profile.name, folder)).as_posix()
-    parts += [f"The executed notebook and the predictions of each run lie in [{runs}]({runs})."]
+    behind = notebooks_table(sections, profile, root)
+    parts += ["## Notebooks", markdown_table(behind, 3)] if len(behind) else []
     return "\n\n".join(parts) + "\n"
 
 # %% ../nbs/33_report.ipynb #b28e0021

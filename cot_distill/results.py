@@ -171,9 +171,11 @@ def at_tokens(record: dict, tokens: float) -> dict | None:  # None outside of it
 def at_best(record: dict) -> dict | None:  # None if nothing was held out
     "The record as it would be at the budget that is best on held-out training questions."
     points = points_of(record)
-    if "held_out" not in points[-1]:
+    if "held_out_scores" not in points[-1]:
         return None
-    best = max(points, key=lambda point: point["held_out"]["accuracy"])  # the first of equals
+    best = max(
+        points, key=lambda point: point["held_out_scores"]["accuracy"]
+    )  # the first of equals
     return record | dict(metrics=record["metrics"] | best)
 
 # %% ../nbs/29_results.ipynb #62a881d1

@@ -435,8 +435,10 @@ def recordings_of(teacher: str) -> list[Path]:  # none for another teacher
 def inputs_of(config: RunConfig, hub: str = "") -> dict[str, str]:  # name -> digest
     "The content of the files that a run reads; files that are not there are left out."
     found = dict(recording=recordings_of(config.teacher))
-    if Path(config.student).is_dir():
-        found["student"] = sorted(f for f in Path(config.student).rglob("*") if f.is_file())
+    student = Path(config.student)
+    if student.exists():
+        every = [student] if student.is_file() else student.rglob("*")
+        found["student"] = sorted(f for f in every if f.is_file())
     if not in_lab(config):
         for test in dict.fromkeys((config.benchmark, *config.tests.split())):
             found[test] = question_files(test, hub)
@@ -721,7 +723,7 @@ def held_out_scores(data: Data, student) -> dict:  # empty when nothing is held 
 
     if not data.held_out:
         return {}
-    return dict(held_out=metrics(predict(student, data.held_out), data.group_of))
+    return dict(held_out_scores=metrics(predict(student, data.held_out), data.group_of))
 
 # %% ../nbs/28_run.ipynb #58a86a82
 def spelling(student, questions: list) -> dict[str, dict]:  # language -> questions, tokens, unknown
@@ -1047,6 +1049,7 @@ def record_of(run: Run, profile: str = "") -> dict:
             precision_used=run.precision,
             cut=cut,
             parameters=run.student.parameters,
+            weights=run.student.weights,
             counterfactuals=None if made is None else made.counts,
             absent=absent(run.data.teacher),
             curve=run.curve,
@@ -1067,7 +1070,7 @@ def model_card(record: Mapping) -> str:  # Markdown with the hub's header
     "The card of a student, made from its run's record."
     config, found, by = record["config"], record["metrics"], record["environment"]
     rows = dict(
-        parent=config["student"],
+        parent=config["student"] + (f", weights {found['weights']}" if found["weights"] else ""),
         questions=f"{config['benchmark']} ({found['examples']['questions']:,} taught)",
         method=config["method"],
         teacher=config["teacher"],

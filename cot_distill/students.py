@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ANSWER_MARK', 'CONTROL_TOKENS', 'FORMATS', 'SEQ2SEQ', 'WINDOW', 'CAUSAL', 'ARCHITECTURES', 'SHRUNK', 'ABOUT', 'KEPT',
-           'TOKENIZERS', 'prompt_text', 'target_text', 'Student', 'positions_of', 'rope_limit', 'obstacles',
+           'EXACT', 'TOKENIZERS', 'prompt_text', 'target_text', 'Student', 'positions_of', 'rope_limit', 'obstacles',
            'prepare_student', 'greedy', 'train_tokenizer', 'small_student', 'tiny_model', 'hubs', 'find_checkpoint',
-           'settings_of', 'unquantised', 'open_tokenizer', 'open_checkpoint', 'load_student', 'with_adapters',
-           'with_saved_adapters']
+           'settings_of', 'gguf_type', 'weights_of', 'unquantised', 'open_tokenizer', 'open_checkpoint', 'load_student',
+           'with_adapters', 'with_saved_adapters']
 
 # %% ../nbs/23_students.ipynb #a06ab208
 import json
@@ -89,6 +89,7 @@ class Student:
     chat: bool = False  # is it asked in the chat template of its tokenizer?
     control_tokens: tuple = CONTROL_TOKENS
     base: str = ""  # the checkpoint that its adapters change, if it has any
+    weights: str = ""  # how they were rounded before they came here, such as "de-quantised Q4_1"
     cut: Counter = field(default_factory=Counter)  # how many prompts and targets were too long
 
     @cached_property
@@ -493,7 +494,7 @@ def collate(self: Student, rows: list[dict]) -> dict[str, Tensor]:
 
 # %% ../nbs/23_students.ipynb #498cdb05
 ABOUT = "distill.json"  # beside the weights
-KEPT = ("name", "max_prompt", "max_target", "answer_format", "chat", "control_tokens", "base")
+KEPT = "name max_prompt max_target answer_format chat control_tokens base weights".split()
 
 
 @patch
@@ -543,6 +544,28 @@ def settings_of(folder) -> dict:  # empty for a checkpoint that is no student of
         return {name: said[name] for name in KEPT if name in said}
     except (ValueError, TypeError) as e:
         raise ValueError(f"{file}: not the settings of a student ({e}); delete it") from e
+
+# %% ../nbs/23_students.ipynb #dda425c3
+EXACT = ("ALL_F32", "MOSTLY_F16", "MOSTLY_BF16")  # types of GGUF files that are not quantised
+
+
+def gguf_type(file) -> str:  # such as Q4_1 or Q4_K_M; empty when it is not quantised
+    "The type of the weights in a GGUF file, as the file says it."
+    from gguf import GGUFReader, LlamaFileType
+
+    said = GGUFReader(file).fields.get("general.file_type")
+    kind = LlamaFileType(int(said.contents())).name if said else "of unknown type"
+    return "" if kind in EXACT else kind.removeprefix("MOSTLY_")
+
+
+def weights_of(place) -> str:  # empty when nothing is said
+    "How the weights of a folder or a GGUF file were rounded."
+    path = Path(place)
+    if path.suffix == ".gguf":
+        kind = gguf_type(path)
+        return f"de-quantised {kind}" if kind else ""
+    file = path / "origin.json"  # beside a converted checkpoint
+    return json.loads(file.read_text(encoding="utf8")).get("bits", "") if file.is_file() else ""
 
 # %% ../nbs/23_students.ipynb #fb6f7ddd
 def unquantised(model: PreTrainedModel) -> PreTrainedModel:
@@ -608,7 +631,8 @@ def load_student(
     try:
         saved = settings_of(place)
         given = dict(name=label, control_tokens=control_tokens) | limits
-        wanted = dict(name=name) | saved | {k: v for k, v in given.items() if v is not None}
+        usual = dict(name=name, weights=weights_of(place))
+        wanted = usual | saved | {k: v for k, v in given.items() if v is not None}
         if (Path(place) / "adapter_config.json").is_file():
             if lora:
                 raise ValueError("it has adapters, which are trained on; leave lora out")
@@ -644,7 +668,9 @@ def with_saved_adapters(folder: str, dtype: torch.dtype, settings: dict) -> Stud
     if not (Path(folder) / "adapter_model.safetensors").is_file():
         raise ValueError(f"{folder} has adapters, but no adapter_model.safetensors")
     base = settings.get("base") or config["base_model_name_or_path"]
-    model, tokenizer = open_checkpoint(find_checkpoint(base), dtype)
+    below = find_checkpoint(base)
+    model, tokenizer = open_checkpoint(below, dtype)
+    settings = settings | dict(weights=settings.get("weights") or weights_of(below))
     if [f for p in TOKENIZERS for f in Path(folder).glob(p)]:
         tokenizer = open_tokenizer(folder, trust_remote_code=False)
     student = prepare_student(model, tokenizer, **settings | dict(base=base))

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -18,7 +19,7 @@ import pytest
 from test_kernels import gone
 from typer.testing import CliRunner
 
-from cot_distill import experiments, runner
+from cot_distill import experiments, report, runner
 from cot_distill.cli import app
 from cot_distill.evaluation import metrics, predict
 from cot_distill.experiments import (
@@ -286,6 +287,12 @@ config = run_config(**{f.name: globals()[f.name] for f in fields(RunConfig)})
 record = dict(name=config.name, config=asdict(config), metrics=dict(accuracy=0.5, seconds=1.0))
 Records(f"data/results/{profile}.jsonl.gz").add([record])
 """
+ONCE = """
+import pathlib
+if method == "cot" and pathlib.Path("tried").exists():
+    pathlib.Path("mended").touch()
+pathlib.Path("tried").touch()
+"""
 TABLE = """
 import pathlib
 from cot_distill.results import Records
@@ -308,6 +315,7 @@ def root(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "PRELOADED", ())
     monkeypatch.setattr(experiments, "ARTEFACTS", artefacts)
     monkeypatch.setattr(runner, "ARTEFACTS", artefacts)
+    monkeypatch.setattr(report, "ARTEFACTS", artefacts)
     notebook(tmp_path / "nbs/experiments/run.ipynb", PARAMETERS, RUN)
     notebook(tmp_path / "nbs/experiments/tiny.ipynb", 'profile = "quick"', TABLE)
     (tmp_path / "settings.ini").write_text("[quick]\nsteps = 2\n")
@@ -369,6 +377,34 @@ def test_code_that_changed_is_named_and_can_be_accepted(root, monkeypatch):
     assert [o.state for o in reproduce(["tiny"], profile, root, False)][:2] == ["kept"] * 2
     fresh = reproduce(["tiny"], profile, root, progress=False, fresh=True)
     assert [o.state for o in fresh] == ["done"] * 3
+
+
+def test_a_failed_run_is_told_and_tried_again(root):
+    "The first command says why; with --retry the run that failed once is done in the end."
+    call = lambda *more: CliRunner().invoke(app, ["reproduce", "--profile", "quick", *more])
+    told = call().output
+    assert "cell 3 of lab-lab-gpt2-cot" in told and "data/results/quick/lab-lab-gpt2-cot" in told
+    assert re.search(r"\| RuntimeError: the teacher is silent\n", told)
+    notebook(root / "nbs/experiments/run.ipynb", PARAMETERS, ONCE + RUN)
+    again = call("--retry", "1")
+    assert again.exit_code == 0, again.output
+    assert "[1 of 1 runs] done in" in again.output and "0 failed" in again.output
+    page = (root / "figures/quick/report.html").read_text()
+    assert "lab-lab-gpt2-cot-native-s0-" in page and "All on one page" in again.output
+
+
+def test_plans_and_lists_are_data(root):
+    call = lambda *more: CliRunner().invoke(app, ["reproduce", "--profile", "quick", *more])
+    listed = json.loads(call("--list", "--json").output)
+    assert listed == [
+        dict(name="tiny", title="Tiny", source="ours", profiles=["quick"], made=False)
+    ]
+    planned = json.loads(call("--dry-run", "--json").output)
+    assert [run["state"] for run in planned["runs"]] == ["to do", "to do"]
+    assert planned["runs"][0]["config"]["method"] == "cot"
+    assert (planned["total"]["runs"], planned["total"]["jobs"]) == (2, 1)
+    refused = call("--json")
+    assert refused.exit_code == 1 and "--list or --dry-run" in refused.output
 
 
 def test_a_failing_run_is_the_exit_code_though_the_table_exists(root):
@@ -467,6 +503,37 @@ def test_an_interruption_keeps_what_is_finished_and_leaves_nobody_behind(root, j
     assert process.wait(20) != 0
     assert len(finished(root)) == 1 and len([*root.glob("here-*")]) == 1 + int(jobs)
     assert all(gone(int(f.read_text())) for f in root.glob("here-*"))
+
+
+SLOW = """
+import time
+with open("begun", "a") as log:
+    log.write(f"{method}-{seed}\\n")
+time.sleep(0.3)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_killed_at_any_moment_and_started_again(root):
+    "Nothing is lost, and nothing is done twice but what was running."
+    (root / "mended").touch()
+    (root / "settings.ini").write_text("[quick]\nsteps = 2\nseeds = 0 1 2 3\n")
+    notebook(root / "nbs/experiments/run.ipynb", PARAMETERS, SLOW + RUN)
+    command = [sys.executable, "-c", COMMAND, "reproduce", "--profile", "quick"]
+    start = lambda: subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL)
+    log, rng, kills = root / "begun", random.Random(0), 3
+    begun = lambda: log.read_text().split() if log.exists() else []
+    for number in range(kills):
+        process = start()
+        while len(begun()) <= number and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(0.6 * rng.random())
+        process.kill()
+        process.wait()
+    assert start().wait() == 0
+    assert (root / "figures/quick/tiny.md").read_text() == "4" and len(finished(root)) == 4
+    assert set(begun()) == {f"ft-{seed}" for seed in range(4)} and len(begun()) <= 4 + kills
+    assert len([*(root / "data/results/quick").glob("*.ipynb")]) == 4
 
 
 def test_each_parameter_makes_another_run():

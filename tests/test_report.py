@@ -1,7 +1,9 @@
 "The report of a profile: everything inside, nothing followed. All pages here are made up."
 
 import base64
+import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -16,6 +18,7 @@ from cot_distill.report import (
     settings_table,
     write_report,
 )
+from cot_distill.runner import Display, Outcome, failure_lines, last_lines
 
 
 @pytest.fixture
@@ -96,6 +99,40 @@ def test_a_longer_name_has_its_own_pages(tmp_path):
 def test_settings_of_one_artefact_are_told_apart(project):
     table = settings_table(read_profile("lab", project)).set_index("setting")
     assert table.artefacts["steps"] == "all" and table.artefacts["languages"] == "table_c1"
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "a | b\n| c | d |",
+    "`x` $y$ **z** _w_",
+    "=1+1",
+    "![x](https://example.org/x.png)[y](javascript:alert(1))",
+    "\x1b]0;title\x07\x1b[2J\x1b[31mred",
+    "\u202egnp.exe",
+]
+HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_names_fill_one_cell_of_a_report(text, project):
+    "A setting, a missing artefact's neighbour, the name of a run."
+    profile = replace(read_profile("lab", project), parameters=dict(teacher=f"recording:{text}"))
+    page = Page(report_html(report_markdown(profile, project), project / "figures" / "lab"))
+    rows = "".join(tag for tag, _ in page.tags if tag in ("tr", "td")).split("tr")
+    assert not page.of("script") and len(page.of("img")) == 1  # the picture of the claims
+    assert all(row.count("td") in (0, 1, 3, 4) for row in rows)
+    assert not any("example.org" in str(attrs) for _, attrs in page.tags)
+    assert not any("javascript" in a["href"] for a in page.of("a"))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_terminal_is_told_and_not_steered(text, tmp_path):
+    failed = Outcome(text, "failed", 1.0, text, last_lines(text), tmp_path / "run.ipynb")
+    log = io.StringIO()
+    with Display("runs", [], file=log) as display:
+        display.end(0, failed)
+    said = [*failure_lines(failed, tmp_path), log.getvalue()]
+    assert said[-2].strip() == "run.ipynb" and not HIDDEN.search("".join(said).replace("\n", ""))
 
 
 @pytest.mark.parametrize(
