@@ -243,10 +243,10 @@ def one_run(config, profile: str, keep: str) -> int:  # exit code
     with Display("run", [config]) as display:
         about = Profile(profile), root, [Place()], display, keep
         [(_, outcome)] = make_runs([config], *about)
-    print(f"{outcome.state}: {outcome.name} {outcome.error}".strip())
-    if outcome.state == "failed":
-        print(*failure_lines(outcome, root)[1:], sep="\n")
-    return int(outcome.state == "failed")
+    failed = outcome.state == "failed"
+    said = failure_lines(outcome, root) if failed else [f"done: {outcome.name}"]
+    print("\n".join(said).strip())
+    return int(failed)
 
 # %% ../nbs/36_cli.ipynb #9a8a54a6
 @app.command("run")

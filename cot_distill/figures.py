@@ -11,13 +11,13 @@ __all__ = ['HEADINGS', 'WORDS', 'CLAIM_PARTS', 'ARCHITECTURES', 'RULES', 'TURNIN
            'by_language', 'first_mode', 'tests_of', 'by_test', 'paired_differences', 'measured', 'answers_of',
            'over_questions', 'paired_effect', 'clear_best', 'off_zero', 'span', 'intervals', 'interval_text',
            'interval_texts', 'spread', 'same_for_all', 'markdown_table', 'latex_table', 'write_cells', 'write_table',
-           'add_to_page', 'Reported', 'beside_paper', 'after_steps', 'finding', 'described', 'Plot', 'error_bars',
-           'draw_methods', 'plot_methods', 'plot_matrix', 'matrix_head', 'forest_lines', 'turned', 'verdict_text',
-           'draw_forest', 'plot_forest', 'Panel', 'series_label', 'draw_panel', 'plot_doses', 'draw_keys',
-           'plot_curves', 'contrast', 'said_steps', 'ending', 'outcome_of', 'step_rows', 'told_text',
-           'write_rationales', 'from_right', 'rationale_lines', 'plot_rationales', 'word_places', 'draw_words',
-           'plot_token_probabilities', 'token_words', 'text_box', 'question_lines', 'rationale_box', 'plot_pipeline',
-           'draw_terms', 'settle', 'save_figure']
+           'add_to_page', 'Reported', 'beside_paper', 'after_steps', 'finding', 'holm_ps', 'more_worlds', 'power_note',
+           'described', 'Plot', 'error_bars', 'draw_methods', 'plot_methods', 'plot_matrix', 'matrix_head',
+           'forest_lines', 'turned', 'verdict_text', 'draw_forest', 'plot_forest', 'Panel', 'series_label',
+           'draw_panel', 'plot_doses', 'draw_keys', 'plot_curves', 'contrast', 'said_steps', 'ending', 'outcome_of',
+           'step_rows', 'told_text', 'write_rationales', 'from_right', 'rationale_lines', 'plot_rationales',
+           'word_places', 'draw_words', 'plot_token_probabilities', 'token_words', 'text_box', 'question_lines',
+           'rationale_box', 'plot_pipeline', 'draw_terms', 'settle', 'save_figure']
 
 # %% ../nbs/31_figures.ipynb #3c67669f
 import re
@@ -697,6 +697,45 @@ def finding(
     counted = f"of {len(cells)} intervals {up} favour “{above}” and {down} “{below}”"
     sign = "the sign changes" if up and down else "no change of sign is shown"
     return f"{counted}; {sign}. The difference in points goes from {ends[0]} to {ends[1]}."
+
+# %% ../nbs/31_figures.ipynb #31a00002
+def holm_ps(cells: DataFrame) -> Series:  # of `paired_differences`; nan for a single seed
+    "The two-sided p of each difference, corrected for all in the table."
+    from scipy import stats
+
+    from cot_distill.intervals import holm
+
+    several = cells[(cells.seeds > 1) & cells.low.notna()]
+    freedom = several.seeds - 1
+    error = (several.high - several["mean"]) / stats.t.ppf(0.975, freedom)
+    ps = 2 * stats.t.sf(several["mean"].abs() / error.clip(lower=1e-12), freedom)
+    return Series(holm(list(ps)), several.index, dtype=float).reindex(cells.index)
+
+
+def more_worlds(cells: DataFrame) -> list[int]:  # one number for each open difference
+    "How many more worlds an 80% chance to find a difference of 3 points would take."
+    from cot_distill.claims import deviation, verdict, worlds_needed
+    from cot_distill.intervals import Estimate
+
+    found = []
+    for _, c in cells[cells.seeds > 1].iterrows():
+        effect = Estimate(c["mean"], c.low, c.high, int(c.seeds))
+        if verdict(effect) == "open":
+            needed = worlds_needed(max(deviation(effect), 1e-3))
+            found.append(max(0, needed - effect.seeds))
+    return found
+
+
+def power_note(cells: DataFrame) -> str:  # for `write_table(note=)`
+    "What is left when all differences are counted, and what would settle the open ones."
+    ps, more = holm_ps(cells), more_worlds(cells)
+    off = f"{(ps < 0.05).sum()} of {ps.notna().sum()} differences stay off zero at 5%"
+    said = f"With Holm's correction within the table {off}."
+    if not more:
+        return said
+    few = [n for n in more if n]
+    chance = f" {span(few)} more worlds would show 3 points in {len(few)} of them" if few else ""
+    return f"{said} Open: {len(more)}{';' if few else '.'}{chance}{' (80% power).' if few else ''}"
 
 # %% ../nbs/31_figures.ipynb #0314b3f9
 STYLE = {

@@ -48,331 +48,360 @@ class Language:
     words: str = ""  # letters that are words by themselves: "a"
 
 # %% ../nbs/13_prompts.ipynb #9c5e742e
-LANGUAGES = dict(
-    en=Language(
-        "English",
-        "English",
-        "Answer the multiple-choice question. Before you choose, reason step by step in "
-        "English, in a few short sentences. Then write one last line in exactly this form, "
-        "where X is the letter of the option you choose:",
-        answer="answer|solution|(?<=correct )response|(?<=right )response|(?<=final )response",
-        link=r"is|would be|will be|(?:must|has to) be(?= the\b|"
-        r"\s+(?:option )?[(\"]?(?-i:[A-Z])\b)",
-        right="correct|right(?! is)|best|appropriate",
-        option="option|choice|letter|one|alternative",
-        article="following|as follows|the|an?|my|our|final|most|to the question|here",
-        choose="(?:i|we) (?:choose|pick|select)|(?:i|we)(?:'ll| will| would) (?:choose|pick|"
-        "select|go with)|(?:my|the) choice is",
-        so="so|thus|hence|therefore|then|i think",
-        why=r"because|since|as|which|i\.e|where|given|(?<=, )for",
-        that="that",
-        no=r"not|no|never|\w+n['’]t|cannot|nobody|none|neither|nor|wrong|incorrect|worst|false|"
-        r"if|unless|whether|suppose|assum\w+|why|only if|doubt|deny|hardly|unlikely|might|"
-        r"could",
-        words="ai",
-    ),
-    ar=Language(
-        "Arabic",
-        "العربية",
-        "أجب عن سؤال الاختيار من متعدد. قبل أن تختار، فكّر خطوة بخطوة باللغة العربية في بضع "
-        "جمل قصيرة. ثم اكتب سطرًا أخيرًا بهذه الصيغة تمامًا وبحروف لاتينية، حيث X هو حرف "
-        "الخيار الذي تختاره:",
-        answer="[وف]?(?:ال)?(?:[إا]جابة|جواب)|(?:إ|ا)جابتي|جوابي",
-        link="هي|هو|هما",
-        right="(?:ال)?صحيحة?|الصواب|(?:ال)?نهائية?|الأصح|الأفضل|الأنسب",
-        option="(?:ال)?(?:خيار|حرف|اختيار|بديل)",
-        article="التالي|كالتالي|عن السؤال|هنا",
-        choose="[أا]ختار|نختار",
-        so="إذ[نًا]+|لذلك|لذا|وبالتالي|ولهذا|إن|فإن",
-        why=r"لأن\w*|[وف]?هو|حيث|بسبب|إذ",
-        that="أن|بأن",
-        no="أشك|غير|ليست?|لا|لو|إذا|خاطئة?|الخاطئة?|خطأ|لماذا|كانت?|تكون|يكون|نفترض",
-    ),
-    bg=Language(
-        "Bulgarian",
-        "български",
-        "Отговори на въпроса с избираем отговор. Преди да избереш, разсъждавай стъпка по "
-        "стъпка на български език, с няколко кратки изречения. След това напиши един последен "
-        "ред точно в този вид, с латински букви, където X е буквата на избрания отговор:",
-        answer="отговор(?:ът|а)?|решение(?:то)?",
-        link="е|би бил|ще бъде|гласи",
-        right=r"верн\w+|верен|вярн\w+|вярно|правил(?:ен|н\w+)|най-добри\w*",
-        option="вариант(?:ът|а)?|буква(?:та)?|опция(?:та)?|под|избор(?:ът|а)?",
-        article=r"следният|моят|краен|крайн\w+|окончател\w+|най-добри\w+|на въпроса|тук",
-        choose="избирам(?:е)?",
-        so="следователно|затова|значи|така че|ето защо|тогава",
-        why="защото|понеже|тъй като|където|поради",
-        that="че",
-        no=r"съмнявам се|не|няма|грешн\w+|неправилн\w+|неверн\w+|погрешн\w+|ако|едва ли|дали|"
-        r"(?<!ето )защо|да речем|нека",
-        words="авекосуия",
-    ),
-    de=Language(
-        "German",
-        "Deutsch",
-        "Beantworte die Multiple-Choice-Frage. Bevor du wählst, denke Schritt für Schritt auf "
-        "Deutsch nach, in wenigen kurzen Sätzen. Schreibe dann eine letzte Zeile in genau "
-        "dieser Form, wobei X der Buchstabe der gewählten Option ist:",
-        answer="antwort|lösung|lösungsbuchstabe",
-        link="ist|lautet|wäre|heißt",
-        right=r"richtige?[nrs]?|korrekte?[nrs]?|beste[nrs]?|endgültige|zutreffend\w*",
-        option="option|buchstabe|variante|möglichkeit|wahl|auswahl",
-        article=r"folgende|wie folgt|der|die|das|den|ein\w*|meine|demnach|auf die frage|hier",
-        choose="ich wähle|ich entscheide mich für|ich nehme",
-        so=r"daher|also(?! (?:correct|right|an?|the|in)\b)|somit|folglich|damit|deshalb|demnach"
-        r"|dann|es",
-        why="weil|(?<=, )da|denn|wo",
-        that="dass|daß",
-        no=r"bezweifle|kaum|nicht|kein\w*|nie|falsch\w*|unmöglich|wenn|falls|ob|angenommen|"
-        r"warum|weder",
-    ),
-    es=Language(
-        "Spanish",
-        "español",
-        "Responde a la pregunta de opción múltiple. Antes de elegir, razona paso a paso en "
-        "español, con unas pocas frases cortas. Después escribe una última línea exactamente "
-        "con esta forma, donde X es la letra de la opción que eliges:",
-        answer="respuesta|solución",
-        link="es|sería|será",
-        right="final|correct[ao]|mejor|adecuad[ao]|acertad[ao]|verdader[ao]",
-        option="opción|letra|alternativa|elección|inciso",
-        article="siguiente|la|el|mi|lo|una?|a la pregunta|aquí",
-        choose="elijo|escojo|elegimos|selecciono",
-        so="por (?:lo )?tanto|así que|entonces|por lo que|por eso|luego|en consecuencia",
-        why="porque|ya que|pues|puesto que|dado que|donde",
-        that="que",
-        no="dudo|falso|no|nunca|tampoco|ni|incorrect[ao]|errónea|equivocada|si|supongamos que|"
-        "falsa",
-        words="aeouy",
-    ),
-    fr=Language(
-        "French",
-        "français",
-        "Réponds à la question à choix multiple. Avant de choisir, raisonne étape par étape en "
-        "français, en quelques phrases courtes. Écris ensuite une dernière ligne exactement "
-        "sous cette forme, où X est la lettre de l'option choisie :",
-        answer="réponse|solution",
-        link="est|serait|sera|c['’]est|il s['’]agit de",
-        right="finale|bon(?:ne)?|correcte?|juste|exacte?|meilleure?|vraie?",
-        option="option|lettre|choix|proposition|alternative",
-        article="suivante?|les?|la|une?|ma|à la question|ici",
-        choose="je choisis|nous choisissons|je sélectionne",
-        so="donc|ainsi|alors|par conséquent|c['’]est pourquoi",
-        why=r"car(?= (?:il|elle|on|les?|la|une?|ce)\b| [lc]['’])|parce que?|puisque?|où",
-        that="que",
-        no="ne|pas|non|jamais|mauvaise?|incorrecte?|fausse|faux|doute|erronée?|si|"
-        "supposons que|est-ce que",
-        words="aàoy",
-    ),
-    hr=Language(
-        "Croatian",
-        "hrvatski",
-        "Odgovori na pitanje višestrukog izbora. Prije nego što odabereš, razmišljaj korak po "
-        "korak na hrvatskom jeziku, u nekoliko kratkih rečenica. Zatim napiši jedan posljednji "
-        "redak točno u ovom obliku, gdje je X slovo odabranog odgovora:",
-        answer="odgovor|rješenje|rešenje",
-        link="je|glasi|bio bi",
-        right="toč(?:an|n[ioae])|tač(?:an|n[ioae])|ispravan|ispravn[ioae]|prav[ioa]|najbolj[ia]",
-        option="opcij[aue]|slovo|slovom|pod|izbor|mogućnost",
-        article="sljedeći|moj|konačn[ia]?|konačan|na pitanje|ovdje",
-        choose="(?:ja )?biram|odabirem|izabirem",
-        so="dakle|stoga|zato|pa|prema tome",
-        why="jer|budući|gdje|zato što",
-        that="da",
-        no=r"sumnjam|ne|nije|nisu|pogrešan|pogrešn\w+|netoč\w+|netač\w+|neisprav\w+|ako|je li|"
-        r"zašto|ni|(?<!\w )da|pretpostavimo da",
-        words="aeikosu",
-    ),
-    hu=Language(
-        "Hungarian",
-        "magyar",
-        "Válaszolj a feleletválasztós kérdésre. Mielőtt választasz, gondolkodj lépésről "
-        "lépésre magyarul, néhány rövid mondatban. Ezután írj egy utolsó sort pontosan ebben a "
-        "formában, ahol X a választott lehetőség betűjele:",
-        answer="válasz(?:om)?|megoldás",
-        link=r"lenne|az?(?=\s+\W?(?-i:[A-Z])\b)",
-        right="helyes|megfelelő|jó|legjobb",
-        option="lehetőség|betű|opció|betűje|választás|változat",
-        article="következő|az?|végső|kérdésre|itt",
-        choose="választom|választanám",
-        so="tehát|ezért|így|vagyis|ezek alapján|ennek megfelelően",
-        why="mert|mivel|hiszen|ahol",
-        that="hogy",
-        no="kétlem|nem|rossz|helytelen|hibás|ha|téves|tegyük fel,? hogy|miért|sem",
-        suffix=r"-(?:[aeo]?t|[oe]?s)|\s+(?:lehetőség(?:et)?|betű(?:jelű)?|opció|válasz(?! az))",
-        words="aeső",
-    ),
-    it=Language(
-        "Italian",
-        "italiano",
-        "Rispondi alla domanda a scelta multipla. Prima di scegliere, ragiona passo per passo "
-        "in italiano, con poche frasi brevi. Poi scrivi un'ultima riga esattamente in questa "
-        "forma, dove X è la lettera dell'opzione scelta:",
-        answer="risposta|soluzione",
-        link="è|e['’]|sarebbe|sarà|risulta(?: essere)?",
-        right="finale|corrett[ao]|giust[ao]|esatt[ao]|migliore",
-        option="opzione|lettera|alternativa|scelta",
-        article="seguente|la|il|lo|mia|una?|quella|alla domanda|qui",
-        choose="scelgo|scegliamo|seleziono",
-        so="quindi|pertanto|perciò|dunque|di conseguenza|allora",
-        why="perch[ée]|poich[ée]|in quanto|dato che|dove",
-        that="che",
-        no=r"dubito|non|sbagliat[ao]|errat[ao]|scorrett[ao]|(?<!\w )se|mai|supponiamo che|"
-        r"fals[ao]|né",
-        words="aeio",
-    ),
-    lt=Language(
-        "Lithuanian",
-        "lietuvių",
-        "Atsakyk į klausimą su pasirenkamaisiais atsakymais. Prieš pasirinkdamas samprotauk "
-        "žingsnis po žingsnio lietuvių kalba, keliais trumpais sakiniais. Tada parašyk vieną "
-        "paskutinę eilutę tiksliai tokia forma, kur X yra pasirinkto atsakymo raidė:",
-        answer="atsakymas|sprendimas",
-        link="yra|būtų",
-        right="teising(?:as|a|iausias)|galutinis|geriausias|tinkam(?:as|iausias)",
-        option="variant(?:as|ą)|raidė|pasirinkimas|galimybė",
-        article="šis|mano|į klausimą|čia",
-        choose="(?:pasi)?renku(?:osi)?",
-        so="taigi|todėl|vadinasi|tad|tai",
-        why="nes|kadangi|kur",
-        that="kad",
-        no=r"abejoju|nėra|ne|ne(?:manau|galvoju|tikiu|sakau)|neteising\w+|klaiding\w+|"
-        r"netinkam\w+|jei(?:gu)?|ar|kodėl|tarkime|negali",
-        suffix=r"\s+variantas",
-        words="oiuy",
-    ),
-    mk=Language(
-        "North Macedonian",
-        "македонски",
-        "Одговори на прашањето со повеќе понудени одговори. Пред да избереш, размислувај чекор "
-        "по чекор на македонски јазик, во неколку кратки реченици. Потоа напиши еден последен "
-        "ред точно во оваа форма, со латински букви, каде што X е буквата на избраниот одговор:",
-        answer="одговор(?:от)?|решение(?:то)?",
-        link="е|гласи|би бил",
-        right="точ(?:ен|ниот|на(?:та)?|но)|правил(?:ен|ниот|на(?:та)?|но)|најдобриот",
-        option="опција(?:та)?|буква(?:та)?|под|избор(?:от)?|вариант(?:ата)?",
-        article="следниот|мојот|ја|коне(?:чен|чниот)|на прашањето|тука",
-        choose="(?:ја )?избирам|избираме",
-        so="значи|затоа|според тоа|па|следствено|поради тоа",
-        why="бидејќи|затоа што|зашто|каде",
-        that="дека",
-        no=r"се сомневам|не|погреш\w+|неточ\w+|неправил\w+|ако|дали|зошто|(?<!\w )да",
-        words="авеисо",
-    ),
-    pl=Language(
-        "Polish",
-        "polski",
-        "Odpowiedz na pytanie wielokrotnego wyboru. Zanim wybierzesz, rozumuj krok po kroku po "
-        "polsku, w kilku krótkich zdaniach. Następnie napisz jeden ostatni wiersz dokładnie w "
-        "tej postaci, gdzie X to litera wybranej odpowiedzi:",
-        answer="odpowied(?:ź|zią)|rozwiązanie(?:m)?",
-        link="to|jest|brzmi|byłaby",
-        right="poprawn[aąey]|prawidłow[aąey]|właściw[aąey]|najlepsz[aąey]",
-        option="opcj[aąę]|liter[aąę]|wariant|wybór|możliwość",
-        article=r"moj[aą]|ostateczn[aą]|na pytanie|tutaj|następując\w+",
-        choose="wybieram(?:y)?",
-        so="zatem|więc|dlatego|stąd|w związku z tym",
-        why="ponieważ|bo|gdyż|jako że|gdzie",
-        that="że|aby|żeby",
-        no=r"wątpię|nieprawda|nie|błędn\w+|nieprawidłow\w+|niepoprawn\w+|jeśli|jeżeli|gdyby|czy"
-        r"|dlaczego|załóżmy,? że",
-        words="aiouwz",
-    ),
-    pt=Language(
-        "Portuguese",
-        "português",
-        "Responde à pergunta de escolha múltipla. Antes de escolher, raciocina passo a passo "
-        "em português, em poucas frases curtas. Depois escreve uma última linha exatamente "
-        "nesta forma, em que X é a letra da opção que escolhes:",
-        answer="resposta|gabarito|solução",
-        link="é|seria|será|está",
-        right="final|corret[ao]|certa|certo|correct[ao]|melhor|adequada",
-        option="opção|letra|alternativa|escolha",
-        article="seguinte|a|o|as|os|minha|uma?|à pergunta|aqui",
-        choose="escolho|escolhemos|seleciono",
-        so="portanto|logo|assim|por isso|então|por conseguinte|dessa forma",
-        why="porque|pois|já que|visto que|uma vez que|onde",
-        that="que",
-        no=r"duvido|não|nunca|incorret[ao]|incorrect[ao]|errad[ao]|(?<!\w )se|nem|"
-        r"suponhamos que|fals[ao]",
-        words="aeoéà",
-    ),
-    sq=Language(
-        "Albanian",
-        "shqip",
-        "Përgjigju pyetjes me alternativa. Para se të zgjedhësh, arsyeto hap pas hapi në "
-        "shqip, me pak fjali të shkurtra. Pastaj shkruaj një rresht të fundit saktësisht në "
-        "këtë formë, ku X është shkronja e alternativës së zgjedhur:",
-        answer="përgjigj(?:j?a|e)|zgjidhja",
-        link="është|do të ishte",
-        right="[ei] (?:saktë|drejtë|duhur|mirë)|përfundimtare",
-        option="alternativ(?:a|ën)|shkronja|opsion(?:i|in)|zgjedhja|varianti",
-        article="kjo|ime|më|e pyetjes|këtu",
-        choose="(?:unë )?zgjedh",
-        so="prandaj|pra|kështu|rrjedhimisht",
-        why="sepse|pasi|meqë|ku",
-        that="se|që",
-        no="dyshoj|nuk|jo|s['’]është|gabuar|[ei] (?:gabuar|pasaktë)|nëse|po të|pse|supozojmë se",
-        words="aei",
-    ),
-    sr=Language(
-        "Serbian",
-        "српски",
-        "Одговори на питање са понуђеним одговорима. Пре него што изабереш, размишљај корак по "
-        "корак на српском језику, ћирилицом, у неколико кратких реченица. Затим напиши један "
-        "последњи ред тачно у овом облику, латиничним словима, где је X слово изабраног "
-        "одговора:",
-        answer="одговор|решење",
-        link="је|гласи|био би",
-        right="тач(?:ан|н[иоае])|исправан|исправн[иоае]|прав[иоа]|најбољ[иа]",
-        option="опциј[ауе]|слово|словом|под|избор|могућност",
-        article="следећи|мој|коначн[иа]|коначан|на питање|овде",
-        choose="бирам|одабирам|изабирам",
-        so="дакле|стога|зато|па|према томе",
-        why="јер|пошто|будући|где|зато што",
-        that="да",
-        no=r"сумњам|не|није|нису|погреш\w+|нетач\w+|неисправ\w+|ако|да ли|зашто|(?<!\w )да|"
-        r"претпоставимо да",
-        words="аеикосу",
-    ),
-    tr=Language(
-        "Turkish",
-        "Türkçe",
-        "Çoktan seçmeli soruyu yanıtla. Seçmeden önce, birkaç kısa cümleyle Türkçe olarak adım "
-        "adım düşün. Sonra, X seçtiğin şıkkın harfi olmak üzere, tam olarak şu biçimde son bir "
-        "satır yaz:",
-        answer=r"cevap(?:tır)?|cevab\w+|yanıt\w*",
-        link="olur|olacaktır|şudur",
-        right="doğru(?:dur|su)?|uygun|olan",
-        option="seçene(?:k|ği(?:ni|dir)?)|şık(?:kı(?:nı|dır)?)?|harfi(?:dir)?",
-        article="şu|bu|sorunun|nihai|son|en|burada",
-        choose="seç(?:iyorum|erim|tim)",
-        so="bu nedenle|bu sebeple|dolayısıyla|o halde|yani|bu yüzden|sonuç olarak|bu durumda|"
-        "buna göre",
-        why="çünkü|zira",
-        no=r"değil\w*|yanlış\w*|hatalı\w*|eğer|neden|diyelim(?: ki)?",
-        suffix=r"['’](?:[dt][ıiuü]r|[yn]?[ıiuü])|\s+(?:seçene(?:k|ği(?:ni|dir)?)|şık(?:kı(?:nı|"
-        r"dır)?)?|harfi(?:dir)?)",
-        words="o",
-    ),
-    vi=Language(
-        "Vietnamese",
-        "Tiếng Việt",
-        "Hãy trả lời câu hỏi trắc nghiệm. Trước khi chọn, hãy suy luận từng bước bằng tiếng "
-        "Việt, trong vài câu ngắn. Sau đó viết một dòng cuối cùng đúng theo dạng này, trong đó "
-        "X là chữ cái của phương án bạn chọn:",
-        answer="đáp án|câu trả lời",
-        link="là|sẽ là",
-        right="cuối cùng|đúng|chính xác|phù hợp|nhất|tốt",
-        option="phương án|lựa chọn|chữ cái|ý|câu",
-        article="như sau|của câu hỏi|ở đây",
-        choose="(?:tôi |ta |em )?chọn",
-        so="vậy|do đó|vì vậy|nên|như vậy|suy ra",
-        why="vì|bởi(?: vì)?|(?<=, )do|nơi",
-        that="rằng",
-        no="nghi ngờ|không|sai|nếu|giả sử|chưa|có phải|tại sao",
-        words="aoyýở",
-    ),
+LANGUAGES: dict[str, Language] = {}  # ISO 639-1 code -> entry
+LANGUAGES["en"] = Language(
+    "English",
+    "English",
+    "Answer the multiple-choice question. Before you choose, reason step by step in "
+    "English, in a few short sentences. Then write one last line in exactly this form, "
+    "where X is the letter of the option you choose:",
+    answer="answer|solution|(?<=correct )response|(?<=right )response|(?<=final )response",
+    link=r"is|would be|will be|(?:must|has to) be(?= the\b|"
+    r"\s+(?:option )?[(\"]?(?-i:[A-Z])\b)",
+    right="correct|right(?! is)|best|appropriate",
+    option="option|choice|letter|one|alternative",
+    article="following|as follows|the|an?|my|our|final|most|to the question|here",
+    choose="(?:i|we) (?:choose|pick|select)|(?:i|we)(?:'ll| will| would) (?:choose|pick|"
+    "select|go with)|(?:my|the) choice is",
+    so="so|thus|hence|therefore|then|i think",
+    why=r"because|since|as|which|i\.e|where|given|(?<=, )for",
+    that="that",
+    no=r"not|no|never|\w+n['’]t|cannot|nobody|none|neither|nor|wrong|incorrect|worst|false|"
+    r"if|unless|whether|suppose|assum\w+|why|only if|doubt|deny|hardly|unlikely|might|"
+    r"could",
+    words="ai",
+)
+
+# %% ../nbs/13_prompts.ipynb #langar
+LANGUAGES["ar"] = Language(
+    "Arabic",
+    "العربية",
+    "أجب عن سؤال الاختيار من متعدد. قبل أن تختار، فكّر خطوة بخطوة باللغة العربية في بضع "
+    "جمل قصيرة. ثم اكتب سطرًا أخيرًا بهذه الصيغة تمامًا وبحروف لاتينية، حيث X هو حرف "
+    "الخيار الذي تختاره:",
+    answer="[وف]?(?:ال)?(?:[إا]جابة|جواب)|(?:إ|ا)جابتي|جوابي",
+    link="هي|هو|هما",
+    right="(?:ال)?صحيحة?|الصواب|(?:ال)?نهائية?|الأصح|الأفضل|الأنسب",
+    option="(?:ال)?(?:خيار|حرف|اختيار|بديل)",
+    article="التالي|كالتالي|عن السؤال|هنا",
+    choose="[أا]ختار|نختار",
+    so="إذ[نًا]+|لذلك|لذا|وبالتالي|ولهذا|إن|فإن",
+    why=r"لأن\w*|[وف]?هو|حيث|بسبب|إذ",
+    that="أن|بأن",
+    no="أشك|غير|ليست?|لا|لو|إذا|خاطئة?|الخاطئة?|خطأ|لماذا|كانت?|تكون|يكون|نفترض",
+)
+
+# %% ../nbs/13_prompts.ipynb #langbg
+LANGUAGES["bg"] = Language(
+    "Bulgarian",
+    "български",
+    "Отговори на въпроса с избираем отговор. Преди да избереш, разсъждавай стъпка по "
+    "стъпка на български език, с няколко кратки изречения. След това напиши един последен "
+    "ред точно в този вид, с латински букви, където X е буквата на избрания отговор:",
+    answer="отговор(?:ът|а)?|решение(?:то)?",
+    link="е|би бил|ще бъде|гласи",
+    right=r"верн\w+|верен|вярн\w+|вярно|правил(?:ен|н\w+)|най-добри\w*",
+    option="вариант(?:ът|а)?|буква(?:та)?|опция(?:та)?|под|избор(?:ът|а)?",
+    article=r"следният|моят|краен|крайн\w+|окончател\w+|най-добри\w+|на въпроса|тук",
+    choose="избирам(?:е)?",
+    so="следователно|затова|значи|така че|ето защо|тогава",
+    why="защото|понеже|тъй като|където|поради",
+    that="че",
+    no=r"съмнявам се|не|няма|грешн\w+|неправилн\w+|неверн\w+|погрешн\w+|ако|едва ли|дали|"
+    r"(?<!ето )защо|да речем|нека",
+    words="авекосуия",
+)
+
+# %% ../nbs/13_prompts.ipynb #langde
+LANGUAGES["de"] = Language(
+    "German",
+    "Deutsch",
+    "Beantworte die Multiple-Choice-Frage. Bevor du wählst, denke Schritt für Schritt auf "
+    "Deutsch nach, in wenigen kurzen Sätzen. Schreibe dann eine letzte Zeile in genau "
+    "dieser Form, wobei X der Buchstabe der gewählten Option ist:",
+    answer="antwort|lösung|lösungsbuchstabe",
+    link="ist|lautet|wäre|heißt",
+    right=r"richtige?[nrs]?|korrekte?[nrs]?|beste[nrs]?|endgültige|zutreffend\w*",
+    option="option|buchstabe|variante|möglichkeit|wahl|auswahl",
+    article=r"folgende|wie folgt|der|die|das|den|ein\w*|meine|demnach|auf die frage|hier",
+    choose="ich wähle|ich entscheide mich für|ich nehme",
+    so=r"daher|also(?! (?:correct|right|an?|the|in)\b)|somit|folglich|damit|deshalb|demnach"
+    r"|dann|es",
+    why="weil|(?<=, )da|denn|wo",
+    that="dass|daß",
+    no=r"bezweifle|kaum|nicht|kein\w*|nie|falsch\w*|unmöglich|wenn|falls|ob|angenommen|"
+    r"warum|weder",
+)
+
+# %% ../nbs/13_prompts.ipynb #langes
+LANGUAGES["es"] = Language(
+    "Spanish",
+    "español",
+    "Responde a la pregunta de opción múltiple. Antes de elegir, razona paso a paso en "
+    "español, con unas pocas frases cortas. Después escribe una última línea exactamente "
+    "con esta forma, donde X es la letra de la opción que eliges:",
+    answer="respuesta|solución",
+    link="es|sería|será",
+    right="final|correct[ao]|mejor|adecuad[ao]|acertad[ao]|verdader[ao]",
+    option="opción|letra|alternativa|elección|inciso",
+    article="siguiente|la|el|mi|lo|una?|a la pregunta|aquí",
+    choose="elijo|escojo|elegimos|selecciono",
+    so="por (?:lo )?tanto|así que|entonces|por lo que|por eso|luego|en consecuencia",
+    why="porque|ya que|pues|puesto que|dado que|donde",
+    that="que",
+    no="dudo|falso|no|nunca|tampoco|ni|incorrect[ao]|errónea|equivocada|si|supongamos que|falsa",
+    words="aeouy",
+)
+
+# %% ../nbs/13_prompts.ipynb #langfr
+LANGUAGES["fr"] = Language(
+    "French",
+    "français",
+    "Réponds à la question à choix multiple. Avant de choisir, raisonne étape par étape en "
+    "français, en quelques phrases courtes. Écris ensuite une dernière ligne exactement "
+    "sous cette forme, où X est la lettre de l'option choisie :",
+    answer="réponse|solution",
+    link="est|serait|sera|c['’]est|il s['’]agit de",
+    right="finale|bon(?:ne)?|correcte?|juste|exacte?|meilleure?|vraie?",
+    option="option|lettre|choix|proposition|alternative",
+    article="suivante?|les?|la|une?|ma|à la question|ici",
+    choose="je choisis|nous choisissons|je sélectionne",
+    so="donc|ainsi|alors|par conséquent|c['’]est pourquoi",
+    why=r"car(?= (?:il|elle|on|les?|la|une?|ce)\b| [lc]['’])|parce que?|puisque?|où",
+    that="que",
+    no="ne|pas|non|jamais|mauvaise?|incorrecte?|fausse|faux|doute|erronée?|si|"
+    "supposons que|est-ce que",
+    words="aàoy",
+)
+
+# %% ../nbs/13_prompts.ipynb #langhr
+LANGUAGES["hr"] = Language(
+    "Croatian",
+    "hrvatski",
+    "Odgovori na pitanje višestrukog izbora. Prije nego što odabereš, razmišljaj korak po "
+    "korak na hrvatskom jeziku, u nekoliko kratkih rečenica. Zatim napiši jedan posljednji "
+    "redak točno u ovom obliku, gdje je X slovo odabranog odgovora:",
+    answer="odgovor|rješenje|rešenje",
+    link="je|glasi|bio bi",
+    right="toč(?:an|n[ioae])|tač(?:an|n[ioae])|ispravan|ispravn[ioae]|prav[ioa]|najbolj[ia]",
+    option="opcij[aue]|slovo|slovom|pod|izbor|mogućnost",
+    article="sljedeći|moj|konačn[ia]?|konačan|na pitanje|ovdje",
+    choose="(?:ja )?biram|odabirem|izabirem",
+    so="dakle|stoga|zato|pa|prema tome",
+    why="jer|budući|gdje|zato što",
+    that="da",
+    no=r"sumnjam|ne|nije|nisu|pogrešan|pogrešn\w+|netoč\w+|netač\w+|neisprav\w+|ako|je li|"
+    r"zašto|ni|(?<!\w )da|pretpostavimo da",
+    words="aeikosu",
+)
+
+# %% ../nbs/13_prompts.ipynb #langhu
+LANGUAGES["hu"] = Language(
+    "Hungarian",
+    "magyar",
+    "Válaszolj a feleletválasztós kérdésre. Mielőtt választasz, gondolkodj lépésről "
+    "lépésre magyarul, néhány rövid mondatban. Ezután írj egy utolsó sort pontosan ebben a "
+    "formában, ahol X a választott lehetőség betűjele:",
+    answer="válasz(?:om)?|megoldás",
+    link=r"lenne|az?(?=\s+\W?(?-i:[A-Z])\b)",
+    right="helyes|megfelelő|jó|legjobb",
+    option="lehetőség|betű|opció|betűje|választás|változat",
+    article="következő|az?|végső|kérdésre|itt",
+    choose="választom|választanám",
+    so="tehát|ezért|így|vagyis|ezek alapján|ennek megfelelően",
+    why="mert|mivel|hiszen|ahol",
+    that="hogy",
+    no="kétlem|nem|rossz|helytelen|hibás|ha|téves|tegyük fel,? hogy|miért|sem",
+    suffix=r"-(?:[aeo]?t|[oe]?s)|\s+(?:lehetőség(?:et)?|betű(?:jelű)?|opció|válasz(?! az))",
+    words="aeső",
+)
+
+# %% ../nbs/13_prompts.ipynb #langit
+LANGUAGES["it"] = Language(
+    "Italian",
+    "italiano",
+    "Rispondi alla domanda a scelta multipla. Prima di scegliere, ragiona passo per passo "
+    "in italiano, con poche frasi brevi. Poi scrivi un'ultima riga esattamente in questa "
+    "forma, dove X è la lettera dell'opzione scelta:",
+    answer="risposta|soluzione",
+    link="è|e['’]|sarebbe|sarà|risulta(?: essere)?",
+    right="finale|corrett[ao]|giust[ao]|esatt[ao]|migliore",
+    option="opzione|lettera|alternativa|scelta",
+    article="seguente|la|il|lo|mia|una?|quella|alla domanda|qui",
+    choose="scelgo|scegliamo|seleziono",
+    so="quindi|pertanto|perciò|dunque|di conseguenza|allora",
+    why="perch[ée]|poich[ée]|in quanto|dato che|dove",
+    that="che",
+    no=r"dubito|non|sbagliat[ao]|errat[ao]|scorrett[ao]|(?<!\w )se|mai|supponiamo che|"
+    r"fals[ao]|né",
+    words="aeio",
+)
+
+# %% ../nbs/13_prompts.ipynb #langlt
+LANGUAGES["lt"] = Language(
+    "Lithuanian",
+    "lietuvių",
+    "Atsakyk į klausimą su pasirenkamaisiais atsakymais. Prieš pasirinkdamas samprotauk "
+    "žingsnis po žingsnio lietuvių kalba, keliais trumpais sakiniais. Tada parašyk vieną "
+    "paskutinę eilutę tiksliai tokia forma, kur X yra pasirinkto atsakymo raidė:",
+    answer="atsakymas|sprendimas",
+    link="yra|būtų",
+    right="teising(?:as|a|iausias)|galutinis|geriausias|tinkam(?:as|iausias)",
+    option="variant(?:as|ą)|raidė|pasirinkimas|galimybė",
+    article="šis|mano|į klausimą|čia",
+    choose="(?:pasi)?renku(?:osi)?",
+    so="taigi|todėl|vadinasi|tad|tai",
+    why="nes|kadangi|kur",
+    that="kad",
+    no=r"abejoju|nėra|ne|ne(?:manau|galvoju|tikiu|sakau)|neteising\w+|klaiding\w+|"
+    r"netinkam\w+|jei(?:gu)?|ar|kodėl|tarkime|negali",
+    suffix=r"\s+variantas",
+    words="oiuy",
+)
+
+# %% ../nbs/13_prompts.ipynb #langmk
+LANGUAGES["mk"] = Language(
+    "North Macedonian",
+    "македонски",
+    "Одговори на прашањето со повеќе понудени одговори. Пред да избереш, размислувај чекор "
+    "по чекор на македонски јазик, во неколку кратки реченици. Потоа напиши еден последен "
+    "ред точно во оваа форма, со латински букви, каде што X е буквата на избраниот одговор:",
+    answer="одговор(?:от)?|решение(?:то)?",
+    link="е|гласи|би бил",
+    right="точ(?:ен|ниот|на(?:та)?|но)|правил(?:ен|ниот|на(?:та)?|но)|најдобриот",
+    option="опција(?:та)?|буква(?:та)?|под|избор(?:от)?|вариант(?:ата)?",
+    article="следниот|мојот|ја|коне(?:чен|чниот)|на прашањето|тука",
+    choose="(?:ја )?избирам|избираме",
+    so="значи|затоа|според тоа|па|следствено|поради тоа",
+    why="бидејќи|затоа што|зашто|каде",
+    that="дека",
+    no=r"се сомневам|не|погреш\w+|неточ\w+|неправил\w+|ако|дали|зошто|(?<!\w )да",
+    words="авеисо",
+)
+
+# %% ../nbs/13_prompts.ipynb #langpl
+LANGUAGES["pl"] = Language(
+    "Polish",
+    "polski",
+    "Odpowiedz na pytanie wielokrotnego wyboru. Zanim wybierzesz, rozumuj krok po kroku po "
+    "polsku, w kilku krótkich zdaniach. Następnie napisz jeden ostatni wiersz dokładnie w "
+    "tej postaci, gdzie X to litera wybranej odpowiedzi:",
+    answer="odpowied(?:ź|zią)|rozwiązanie(?:m)?",
+    link="to|jest|brzmi|byłaby",
+    right="poprawn[aąey]|prawidłow[aąey]|właściw[aąey]|najlepsz[aąey]",
+    option="opcj[aąę]|liter[aąę]|wariant|wybór|możliwość",
+    article=r"moj[aą]|ostateczn[aą]|na pytanie|tutaj|następując\w+",
+    choose="wybieram(?:y)?",
+    so="zatem|więc|dlatego|stąd|w związku z tym",
+    why="ponieważ|bo|gdyż|jako że|gdzie",
+    that="że|aby|żeby",
+    no=r"wątpię|nieprawda|nie|błędn\w+|nieprawidłow\w+|niepoprawn\w+|jeśli|jeżeli|gdyby|czy"
+    r"|dlaczego|załóżmy,? że",
+    words="aiouwz",
+)
+
+# %% ../nbs/13_prompts.ipynb #langpt
+LANGUAGES["pt"] = Language(
+    "Portuguese",
+    "português",
+    "Responde à pergunta de escolha múltipla. Antes de escolher, raciocina passo a passo "
+    "em português, em poucas frases curtas. Depois escreve uma última linha exatamente "
+    "nesta forma, em que X é a letra da opção que escolhes:",
+    answer="resposta|gabarito|solução",
+    link="é|seria|será|está",
+    right="final|corret[ao]|certa|certo|correct[ao]|melhor|adequada",
+    option="opção|letra|alternativa|escolha",
+    article="seguinte|a|o|as|os|minha|uma?|à pergunta|aqui",
+    choose="escolho|escolhemos|seleciono",
+    so="portanto|logo|assim|por isso|então|por conseguinte|dessa forma",
+    why="porque|pois|já que|visto que|uma vez que|onde",
+    that="que",
+    no=r"duvido|não|nunca|incorret[ao]|incorrect[ao]|errad[ao]|(?<!\w )se|nem|"
+    r"suponhamos que|fals[ao]",
+    words="aeoéà",
+)
+
+# %% ../nbs/13_prompts.ipynb #langsq
+LANGUAGES["sq"] = Language(
+    "Albanian",
+    "shqip",
+    "Përgjigju pyetjes me alternativa. Para se të zgjedhësh, arsyeto hap pas hapi në "
+    "shqip, me pak fjali të shkurtra. Pastaj shkruaj një rresht të fundit saktësisht në "
+    "këtë formë, ku X është shkronja e alternativës së zgjedhur:",
+    answer="përgjigj(?:j?a|e)|zgjidhja",
+    link="është|do të ishte",
+    right="[ei] (?:saktë|drejtë|duhur|mirë)|përfundimtare",
+    option="alternativ(?:a|ën)|shkronja|opsion(?:i|in)|zgjedhja|varianti",
+    article="kjo|ime|më|e pyetjes|këtu",
+    choose="(?:unë )?zgjedh",
+    so="prandaj|pra|kështu|rrjedhimisht",
+    why="sepse|pasi|meqë|ku",
+    that="se|që",
+    no="dyshoj|nuk|jo|s['’]është|gabuar|[ei] (?:gabuar|pasaktë)|nëse|po të|pse|supozojmë se",
+    words="aei",
+)
+
+# %% ../nbs/13_prompts.ipynb #langsr
+LANGUAGES["sr"] = Language(
+    "Serbian",
+    "српски",
+    "Одговори на питање са понуђеним одговорима. Пре него што изабереш, размишљај корак по "
+    "корак на српском језику, ћирилицом, у неколико кратких реченица. Затим напиши један "
+    "последњи ред тачно у овом облику, латиничним словима, где је X слово изабраног "
+    "одговора:",
+    answer="одговор|решење",
+    link="је|гласи|био би",
+    right="тач(?:ан|н[иоае])|исправан|исправн[иоае]|прав[иоа]|најбољ[иа]",
+    option="опциј[ауе]|слово|словом|под|избор|могућност",
+    article="следећи|мој|коначн[иа]|коначан|на питање|овде",
+    choose="бирам|одабирам|изабирам",
+    so="дакле|стога|зато|па|према томе",
+    why="јер|пошто|будући|где|зато што",
+    that="да",
+    no=r"сумњам|не|није|нису|погреш\w+|нетач\w+|неисправ\w+|ако|да ли|зашто|(?<!\w )да|"
+    r"претпоставимо да",
+    words="аеикосу",
+)
+
+# %% ../nbs/13_prompts.ipynb #langtr
+LANGUAGES["tr"] = Language(
+    "Turkish",
+    "Türkçe",
+    "Çoktan seçmeli soruyu yanıtla. Seçmeden önce, birkaç kısa cümleyle Türkçe olarak adım "
+    "adım düşün. Sonra, X seçtiğin şıkkın harfi olmak üzere, tam olarak şu biçimde son bir "
+    "satır yaz:",
+    answer=r"cevap(?:tır)?|cevab\w+|yanıt\w*",
+    link="olur|olacaktır|şudur",
+    right="doğru(?:dur|su)?|uygun|olan",
+    option="seçene(?:k|ği(?:ni|dir)?)|şık(?:kı(?:nı|dır)?)?|harfi(?:dir)?",
+    article="şu|bu|sorunun|nihai|son|en|burada",
+    choose="seç(?:iyorum|erim|tim)",
+    so="bu nedenle|bu sebeple|dolayısıyla|o halde|yani|bu yüzden|sonuç olarak|bu durumda|buna göre",
+    why="çünkü|zira",
+    no=r"değil\w*|yanlış\w*|hatalı\w*|eğer|neden|diyelim(?: ki)?",
+    suffix=r"['’](?:[dt][ıiuü]r|[yn]?[ıiuü])|\s+(?:seçene(?:k|ği(?:ni|dir)?)|şık(?:kı(?:nı|"
+    r"dır)?)?|harfi(?:dir)?)",
+    words="o",
+)
+
+# %% ../nbs/13_prompts.ipynb #langvi
+LANGUAGES["vi"] = Language(
+    "Vietnamese",
+    "Tiếng Việt",
+    "Hãy trả lời câu hỏi trắc nghiệm. Trước khi chọn, hãy suy luận từng bước bằng tiếng "
+    "Việt, trong vài câu ngắn. Sau đó viết một dòng cuối cùng đúng theo dạng này, trong đó "
+    "X là chữ cái của phương án bạn chọn:",
+    answer="đáp án|câu trả lời",
+    link="là|sẽ là",
+    right="cuối cùng|đúng|chính xác|phù hợp|nhất|tốt",
+    option="phương án|lựa chọn|chữ cái|ý|câu",
+    article="như sau|của câu hỏi|ở đây",
+    choose="(?:tôi |ta |em )?chọn",
+    so="vậy|do đó|vì vậy|nên|như vậy|suy ra",
+    why="vì|bởi(?: vì)?|(?<=, )do|nơi",
+    that="rằng",
+    no="nghi ngờ|không|sai|nếu|giả sử|chưa|có phải|tại sao",
+    words="aoyýở",
 )
 
 # %% ../nbs/13_prompts.ipynb #3ae44552
@@ -508,7 +537,8 @@ def cue_patterns(languages) -> dict[str, re.Pattern]:
     found = dict(
         cue=rf"(?:(?P<is0>{link}){GAP}(?:{filler}{so}{GAP})?{filler})?"
         rf"(?:{key}|(?P<choose>{of('choose')}))"
-        rf"(?:{GAP}{filler}(?:{key}|(?P<is1>{link})|{so}))*(?:{GAP}{noun})?(?:{GAP}{filler}(?=\s*:))?"
+        rf"(?:{GAP}{filler}(?:{key}|(?P<is1>{link})|{so}))*(?:{GAP}{noun})?"
+        rf"(?:{GAP}{filler}(?=\s*:))?"
         r"(?P<mark>(?:\s*[\"'”»]?\s*[:=>–—-])?)\s*",
         verdict=rf"(?P<lead>{lead})?(?:{BRACKETED}|{CAPITAL})(?:{suffix})?{GAP}"
         rf"(?:(?:{link}{GAP}(?:{so}{GAP})?)?{definite}{right}|{of('choose')})"
@@ -564,7 +594,7 @@ def bare(text: str) -> str:
     said = folded(text)
     return said if said.startswith("o ") else patterns().article.sub("", said, count=1)
 
-
+# %% ../nbs/13_prompts.ipynb #texts13
 def text_options(text: str, choices: dict) -> set[str]:  # letters; several: it cannot be told
     "The options whose text `text` is: to the letter, else but for its ends, case or an article."
     for form in (str.strip, plain, trimmed, folded, bare):
@@ -630,7 +660,7 @@ def options_named(
         return named, "ambiguous letter"
     return named, fault_of(named)
 
-
+# %% ../nbs/13_prompts.ipynb #7cdfa345
 def another_option(rest: str, letter: str, choices: dict) -> set[str]:
     "The options that follow at once, or after the text of the first: *(A) the sea or (B)*."
     own = choices.get(letter.upper(), "")
@@ -640,7 +670,7 @@ def another_option(rest: str, letter: str, choices: dict) -> set[str]:
     m = patterns().another.match(rest)
     return letter_options(next(filter(None, m.groups())), choices) if m else set()
 
-
+# %% ../nbs/13_prompts.ipynb #closed13
 def closed(letter: str, rest: str) -> bool:
     "Is a bare capital a letter, and not a word that begins a phrase?"
     word = letter.lower() in patterns().words and letter not in "AА"
@@ -788,19 +818,19 @@ def bare_options(text: str, choices: dict) -> list[Statement]:
     return found if lettered and [f.start for f in found] == [lines[0].start()] else []
 
 # %% ../nbs/13_prompts.ipynb #ed4d3beb
+def remaining(text: str, start: int, end: int) -> str:
+    "`text` without what stands from `start` to `end`."
+    before, after = text[:start].rstrip(), text[end:].strip()
+    between = "\n" if "\n" in text[len(before) : end] else " "
+    return between.join(filter(None, (before, after)))
+
+# %% ../nbs/13_prompts.ipynb #parse13
 STRICT = re.compile(r"Answer: \(([A-Z])\)")
 REFUSAL = re.compile(
     r"(?:i['’]?m (?:very |really |so )?sorry|sorry|as an ai"
     r"|i (?:can['’]t|cannot|am unable to|won['’]t) (?:help|assist|answer|provide|comply))\b",
     re.I,
 )
-
-
-def remaining(text: str, start: int, end: int) -> str:
-    "`text` without what stands from `start` to `end`."
-    before, after = text[:start].rstrip(), text[end:].strip()
-    between = "\n" if "\n" in text[len(before) : end] else " "
-    return between.join(filter(None, (before, after)))
 
 
 def parse_reply(
@@ -945,7 +975,7 @@ def fills(
         if m := re.fullmatch(re.escape(parts[0]) + "".join(steps), form(said), re.I):
             return list(m.groups())
 
-
+# %% ../nbs/13_prompts.ipynb #refilled13
 def refilled(
     text: str, question: Question
 ) -> tuple[str | None, str | None]:  # new stem; or None and why
