@@ -13,7 +13,6 @@ __all__ = ['COLUMNS', 'OPTION', 'LABELS', 'TEXTS', 'MARK', 'MARK_AND_TEXT', 'SAY
 
 # %% ../nbs/02_own.ipynb #c0c10003
 import hashlib
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
@@ -34,6 +33,7 @@ from cot_distill.tables import (
     files_in,
     literal,
     name_of,
+    path_of,
     read_table,
     suffix_of,
     text_of,
@@ -288,7 +288,7 @@ class OwnQuestions:
     @property
     def files(self) -> list[Path]:
         "The files that are read; a FileNotFoundError when there are none"
-        path = Path(os.path.expandvars(self.hub_id)).expanduser().absolute()
+        path = path_of(self.hub_id).absolute()
         if path.is_dir():
             return [file for file in files_in(path) if suffix_of(file) in SUFFIXES]
         if not path.is_file():

@@ -38,6 +38,7 @@ from .methods import LOSSES, METHODS, examples_of
 from .own import OwnQuestions
 from .question import Questions, check_name
 from .questions import benchmark_of, is_benchmark, known_benchmarks
+from .tables import path_of
 
 # %% ../nbs/28_run.ipynb #fa41b42c
 def spelled(value) -> str:
@@ -429,7 +430,7 @@ def recordings_of(teacher: str) -> list[Path]:  # none for another teacher
     kind, _, names = teacher.partition(":")
     if kind != "recording":
         return []
-    return [Path(os.path.expandvars(name.strip())) for name in names.split(",")]
+    return [path_of(name.strip()) for name in names.split(",")]
 
 
 def inputs_of(config: RunConfig, hub: str = "") -> dict[str, str]:  # name -> digest
