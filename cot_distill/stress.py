@@ -397,7 +397,7 @@ def table(rows: list[Measure]):  # a pandas Styler
     shown = found.style.hide(axis="index").format({"value": "{:,.6g}"})
     return shown.set_caption(rows[0].setting)
 
-
+# %% ../nbs/38_stress.ipynb #0fb7f775
 def questions(n: int) -> list[Question]:
     "Sums."
     options = lambda i: {"A": str(i + 1), "B": str(i)}
@@ -435,7 +435,7 @@ def asked_again(rows: list[dict], wanted: int) -> Counter:  # prompt -> needless
         have[r["prompt"]] += r["samples"] * r["answered"]
     return again
 
-
+# %% ../nbs/38_stress.ipynb #f1660450
 def under_faults(
     requests: int = 200,
     share: float = 0.1,  # of the requests that meet a fault
@@ -524,7 +524,7 @@ def strict_server(requests: int = 200) -> list[Measure]:
         Measure(setting, "requests that were refused", wasted, "at most 3", wasted <= 3),
     ]
 
-
+# %% ../nbs/38_stress.ipynb #a97b45b7
 def full_disk(requests: int = 400, room: int = 30) -> list[Measure]:
     "The ledger may grow by so many pages only; then it may grow again."
     setting = f"a disk that fills up, {requests:,} prompts"
@@ -588,7 +588,7 @@ def kill_one(url: str, path: str, prompts: int, concurrency: int, after: float) 
     db.close()
     return killed, whole
 
-
+# %% ../nbs/38_stress.ipynb #24eb7712
 def under_kills(
     kills: int = 3, prompts: int = 400, concurrency: int = 16, latency: float = 0.2, seed: int = 0
 ) -> list[Measure]:
@@ -626,7 +626,7 @@ def under_kills(
         none_of(setting, "integrity checks that are not ok", broken),
     ]
 
-
+# %% ../nbs/38_stress.ipynb #2b168813
 def two_processes(
     prompts: int = 300, concurrency: int = 16, latency: float = 0.05
 ) -> list[Measure]:
@@ -669,7 +669,7 @@ def throughput(seconds: float = 20, concurrency: int = 64, latency: float = 0.5)
         Measure(setting, name, round(share, 4), "at least 0.95", share >= 0.95),
     ]
 
-
+# %% ../nbs/38_stress.ipynb #6444a83c
 def prompt_about(question: str, task: str = "") -> Prompt:
     "One of many prompts."
     asked = [dict(role="system", content=task)] * bool(task) + [dict(role="user", content=question)]
@@ -695,7 +695,7 @@ def big_ledger(path: str | Path, rows: int):
         ledger.transact([(one, (i,)) for i in range(start, min(rows, start + 5000))])
     ledger.db.close()
 
-
+# %% ../nbs/38_stress.ipynb #aa3d3ce3
 def ledger_size(rows: int = 20_000, more: int = 2_000, together: int = 64) -> list[Measure]:
     "Overhead of a completion, and of opening and summarising, in a ledger of so many rows."
     setting = f"{rows:,} rows"
@@ -763,7 +763,7 @@ def tiny_model(folder: str | Path):
     for part in (LlamaForCausalLM(config), tokenizer):
         part.save_pretrained(folder)
 
-
+# %% ../nbs/38_stress.ipynb #5432f928
 @contextmanager
 def transformers_serve(model: str | Path) -> Iterator[str]:  # its address
     "Hugging Face's own server with that model, on this machine."
@@ -793,7 +793,7 @@ def transformers_serve(model: str | Path) -> Iterator[str]:  # its address
         process.kill()
         process.wait()
 
-
+# %% ../nbs/38_stress.ipynb #6c812dc7
 def foreign_server(prompts: int = 4, samples: int = 2) -> list[Measure]:
     "A server that none of us wrote. It refuses `n`, so its samples are asked for one by one."
     setting, wanted = "transformers serve, a random model", prompts * samples
