@@ -422,7 +422,8 @@ def reproduce(
     if fresh:
         found = {c: r for c, r in found.items() if not changes(r, c)}
     todo = [c for c in configs if c not in found]
-    some = shares(jobs, profile.threads)[: max(1, len(todo))]
+    here = jobs if engine == "local" else 1
+    some = shares(here, profile.threads)[: max(1, len(todo))]
     likely = likely_seconds(todo, profile, root)
     file = None if progress else io.StringIO()
     with (
