@@ -502,7 +502,7 @@ def memory_of(configs: list[RunConfig], records: Iterable[dict], jobs: int) -> f
     return max(peaks) * min(jobs, len(configs)) if peaks else None
 
 
-KEPT_MB = 0.25  # the predictions and the executed notebook of a run of the lab
+KEPT_MB = 0.25  # a guess for predictions and notebook, until a run has left some
 
 
 def disk_of(configs: list[RunConfig], root: Path) -> float:  # MB
