@@ -162,7 +162,7 @@ def at_tokens(record: dict, tokens: float) -> dict | None:  # None outside of it
     points = points_of(record)
     per_step = record["metrics"]["tokens"] / points[-1]["steps_taken"]
     seen = [point["steps_taken"] * per_step for point in points]
-    if not seen[0] <= tokens <= seen[-1]:
+    if not seen[0] <= tokens <= seen[-1] * (1 + 1e-9):  # the very end, but for rounding
         return None
     accuracy = float(np.interp(tokens, seen, [point["accuracy"] for point in points]))
     return record | dict(metrics=record["metrics"] | dict(accuracy=accuracy))
