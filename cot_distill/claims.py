@@ -564,5 +564,5 @@ TUNING_LATE = (
         for schedule in SCHEDULES_TRIED
     ),
     arm("d-cot", **T5_LONG, steps=2400, budgets="300 600 1200"),
-    arm("d-cot", **T5_LONG, schedule="linear", budgets="600"),
+    arm("d-cot", **T5_LONG, steps=1200, schedule="linear", budgets="600"),
 )

@@ -46,8 +46,7 @@ def name_of(value) -> str | None:
 def path_of(text: str | Path) -> Path:  # ValueError names a variable that is not set
     "A path with its environment variables and the home folder filled in"
     filled = Path(os.path.expandvars(text)).expanduser()
-    unset = re.search(r"\$\{?([A-Za-z_]\w*)", str(filled))
-    if unset and not filled.exists():
+    if unset := re.match(r"\$\{?([A-Za-z_]\w*)\}?(/|$)", str(filled)):
         raise ValueError(
             f"{text}: the environment variable {unset[1]} is not set; give it a folder"
         )
