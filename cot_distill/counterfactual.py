@@ -55,10 +55,7 @@ ENDINGS = [
 DICTIONARIES = dict(hr="hbs", no="nb")  # ISO code -> simplemma's, when they differ
 
 
-@lru_cache(2**16)
-def lemma(
-    word: str, language: str
-) -> str | None:  # None without simplemma, or in a language it lacks
+def lemma(word: str, language: str) -> str | None:  # None: no simplemma, or not in its languages
     "The dictionary form of a word: *child* for *children*."
     try:
         from simplemma import lemmatize
@@ -68,11 +65,13 @@ def lemma(
         return None
 
 
-def base_forms(word: str, language: str | None = None) -> set[str]:  # None: no dictionary
+@lru_cache(2**16)
+def base_forms(word: str, language: str | None = None) -> frozenset[str]:  # None: no dictionary
     "The forms that `word` may come from: itself, without an English ending, from the dictionary."
     word = word.casefold()
     bases = {base for ending, rest in ENDINGS if len(base := ending.sub(rest, word)) > 2}
-    return {word, *bases} | ({lemma(word, language)} - {None} if language else set())
+    found = {lemma(word, language)} - {None} if language else set()
+    return frozenset({word, *bases, *found})
 
 # %% ../nbs/19_counterfactual.ipynb #b4e7664e
 def inflects_in(question: Question) -> str | None:
@@ -91,17 +90,17 @@ def locate(
 ) -> list[tuple[int, int]]:  # (start, end) of every occurrence; empty when there is none
     "Where `phrase` stands: in any case, any form of its words, without an article before it."
     wanted = [base_forms(word, language) for word in WORD.findall(phrase)]
-    words = [*WORD.finditer(text)]
     if len(wanted) > 1 and wanted[0] & {"the", "a", "an"}:
         wanted = wanted[1:]
-    found = []
-    for i in range(len(words) - len(wanted) + 1) if wanted else ():
-        run = words[i : i + len(wanted)]
-        gaps = [text[a.end() : b.start()] for a, b in zip(run, run[1:])]
-        if any(re.search(r"[.?!]", gap) for gap in gaps):
-            continue
-        if all(base_forms(w[0], language) & bases for w, bases in zip(run, wanted)):
-            found.append((run[0].start(), run[-1].end()))
+    words = [*WORD.finditer(text)]
+    forms = [base_forms(word[0], language) for word in words]
+    found, n = [], len(wanted)
+    for i in range(len(words) - n + 1) if wanted else ():
+        if all(a & b for a, b in zip(forms[i : i + n], wanted)):
+            run = words[i : i + n]
+            gaps = (text[a.end() : b.start()] for a, b in zip(run, run[1:]))
+            if not any(re.search(r"[.?!]", gap) for gap in gaps):
+                found.append((run[0].start(), run[-1].end()))
     return found
 
 # %% ../nbs/19_counterfactual.ipynb #6ffd4420

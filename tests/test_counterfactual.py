@@ -15,7 +15,6 @@ from cot_distill.counterfactual import (
     base_forms,
     counterfactuals,
     inflects_in,
-    lemma,
     locate,
     mask,
     refill_fault,
@@ -357,9 +356,9 @@ def dictionary(request, monkeypatch):
     known = request.param == "with a dictionary"
     module = SimpleNamespace(lemmatize=lemmatize) if known else None
     monkeypatch.setitem(sys.modules, "simplemma", module)
-    lemma.cache_clear()
+    base_forms.cache_clear()
     yield known
-    lemma.cache_clear()
+    base_forms.cache_clear()
 
 
 def test_irregular_forms_come_from_the_dictionary(dictionary):
