@@ -905,7 +905,7 @@ SCHEDULES = dict(constant="constant_with_warmup", linear="linear", cosine="cosin
 
 def trained_student(run: Run):  # `Trained`
     "Train the student of a run; its checkpoints are for resuming only."
-    from cot_distill.training import train
+    from cot_distill.training import SaveInTime, train
 
     config = run.config
     steps = steps_of(config, run.data, run.student, run.rows)
@@ -926,13 +926,13 @@ def trained_student(run: Run):  # `Trained`
         config.batch_size // config.accumulate,
         config.lr,
         seed=config.seed,
-        callbacks=[callback],
+        callbacks=[callback, SaveInTime()],
         gradient_accumulation_steps=config.accumulate,
         lr_scheduler_type=SCHEDULES[config.schedule],
         bf16=run.precision == "bf16",
         report_to=config.report_to or "none",
         save_strategy="steps",
-        save_steps=max(500, steps // 4),
+        save_steps=steps,
         save_total_limit=1,
     )
     run.curve = read_curve(file)

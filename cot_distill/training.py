@@ -6,7 +6,7 @@
 __all__ = ['NEUTRAL', 'BASES', 'ROOM', 'scoring', 'extremes', 'path_of', 'StepSampler', 'needs_reference', 'DistillTrainer',
            'step_size', 'in_parts', 'reference_logps', 'with_reference', 'Trained', 'last_checkpoint', 'digest',
            'decided_by', 'claim_folder', 'peak_mb', 'training_arguments', 'train', 'carry_out', 'logged', 'finished',
-           'StepFile', 'fastest_precision', 'corpus_rows', 'base_student']
+           'StepFile', 'SaveInTime', 'fastest_precision', 'corpus_rows', 'base_student']
 
 # %% ../nbs/26_training.ipynb #bfcb65dd
 import hashlib
@@ -458,6 +458,21 @@ class StepFile(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             self.file.unlink(missing_ok=True)
+
+# %% ../nbs/26_training.ipynb #26a00013
+class SaveInTime(TrainerCallback):
+    "Asks for a checkpoint whenever so many seconds have passed since the last."
+
+    def __init__(self, seconds: float = 300):
+        self.seconds = seconds
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.saved = time.monotonic()
+
+    on_save = on_train_begin
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_save |= time.monotonic() - self.saved > self.seconds
 
 # %% ../nbs/26_training.ipynb #489f0784
 def fastest_precision(student: Student, rows: list[dict], tries: int = 3) -> str:  # or bf16

@@ -20,17 +20,22 @@ import sys
 import tempfile
 import tomllib
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import chdir, redirect_stdout
+from functools import partial
 from io import StringIO
+from multiprocessing import get_context
 from pathlib import Path
 
 from nbdev.serve import proc_nbs
+from nbdev.test import test_nb
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 PASSED = ROOT / "data" / "cache" / "passed"
+# imported once for all the processes in which notebooks are checked
+SHARED = ("transformers", "datasets", "pandas", "scipy.stats", "matplotlib.pyplot", "openai")
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))
 REPOSITORY = SETTINGS["project"]["urls"]["Repository"]
 DOCUMENTATION = SETTINGS["project"]["urls"]["Docs"]
@@ -255,18 +260,23 @@ def page_fault(notebook, copy):
 
 def run_fault(notebook, copy):
     "Why the notebook does not run; empty when it does."
-    done = call("nbdev-test", "--n-workers", 0, notebook)
-    return done.returncode and f"{done.stdout[-2000:]}{done.stderr[-2000:]}"
+    sys.__stderr__ = heard = StringIO()  # where nbdev says it
+    passed, _ = test_nb(notebook, basepath=ROOT)
+    return "" if passed else heard.getvalue()[-4000:]
 
 
-def failures(check, named, fault, at_once=1):
-    "Notebooks that do not pass a check, with the reason."
+def failures(check, named, fault, in_turn=None):
+    "Notebooks that do not pass a check, with the reason; a process checks `in_turn` of them."
     PASSED.mkdir(parents=True, exist_ok=True)
     todo = [notebook for notebook in named if not mark(check, notebook).exists()]
     failed = []
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(at_once) as pool:
-        copy = copied(Path(folder))
-        said = pool.map(lambda notebook: fault(notebook, copy), todo)
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["__main__", *SHARED])
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(os.cpu_count(), context, max_tasks_per_child=in_turn) as pool,
+    ):
+        said = pool.map(partial(fault, copy=copied(Path(folder))), todo)
         for notebook, why in zip(todo, tqdm(said, check, len(todo), unit="notebook")):
             if why:
                 failed.append(f"{notebook.name} ({check})\n{why}")
@@ -289,9 +299,8 @@ def check():
             + "\n  ".join(stale)
         )
     run = [n for n in notebooks() if n.name[0].isdigit() or n.parent.name == "guides"]
-    failed = failures("page", notebooks(), page_fault)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many run at once as there are cores
-    failed += failures("run", run, run_fault, os.cpu_count())
+    failed = failures("page", notebooks(), page_fault) + failures("run", run, run_fault, 1)
     if failed:
         sys.exit("\n\n".join(failed))
     print("notebooks are clean, in step with the package, and run; every page can be made")

@@ -16,7 +16,14 @@ from cot_distill.questions import Question
 from cot_distill.records import Rationale, Target
 from cot_distill.students import small_student
 from cot_distill.teacher import LabTeacher, Request, read_rationales
-from cot_distill.training import DistillTrainer, corpus_rows, scoring, train
+from cot_distill.training import (
+    DistillTrainer,
+    SaveInTime,
+    corpus_rows,
+    last_checkpoint,
+    scoring,
+    train,
+)
 
 torch.set_num_threads(1)  # on tensors this small threads only wait for each other
 WORLD = World(seed=1, languages=("en",))
@@ -55,9 +62,17 @@ def weights(student):
 
 
 @pytest.mark.parametrize("arch", ["gpt2", "t5"])
-@pytest.mark.parametrize("at", [4, 7])  # within the first epoch, and after its end
+@pytest.mark.parametrize(
+    "at, saved",  # within the first epoch, and after its end
+    [
+        (4, dict(save_steps=3)),
+        (7, dict(save_steps=3)),
+        (7, dict(save_steps=9, callbacks=[SaveInTime(0)])),
+    ],
+    ids=["4", "7", "7, saved in time"],
+)
 def test_an_interrupted_training_ends_in_the_same_weights(
-    arch, at, examples, tmp_path, monkeypatch
+    arch, at, saved, examples, tmp_path, monkeypatch
 ):
     def run(folder, student):
         return train(
@@ -70,7 +85,7 @@ def test_an_interrupted_training_ends_in_the_same_weights(
             warmup=4,
             seed=3,
             save_strategy="steps",
-            save_steps=3,
+            **saved,
         )
 
     whole = student_of(arch)
@@ -91,6 +106,7 @@ def test_an_interrupted_training_ends_in_the_same_weights(
         with pytest.raises(KeyboardInterrupt):
             run("cut", first)
     assert not torch.equal(weights(first), weights(whole))
+    assert last_checkpoint(tmp_path / "cut")
     again = run("cut", second)
     assert torch.equal(weights(second), weights(whole)) and not torch.equal(
         weights(student_of(arch)), weights(whole)
