@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MARKS', 'LATIN_PAGES', 'LISTED', 'SUFFIXES', 'text_of', 'name_of', 'path_of', 'unicode_encoding', 'letters_of',
            'doubtful_byte', 'Decoded', 'decode', 'Row', 'delimiter_of', 'header_of', 'csv_rows', 'parse', 'all_are',
-           'objects_in', 'json_rows', 'joined_strings', 'literal', 'suffix_of', 'Table', 'read_table', 'files_in',
+           'objects_in', 'json_rows', 'joined_strings', 'literal', 'Table', 'suffix_of', 'read_table', 'files_in',
            'fingerprint']
 
 # %% ../nbs/00_tables.ipynb #aa285d2b
@@ -149,7 +149,7 @@ def header_of(names: list[str]) -> list[str]:
         raise ValueError(f"line 1: the column {twice[0]!r} stands twice: rename one of them")
     return names
 
-
+# %% ../nbs/00_tables.ipynb #00d10003
 def csv_rows(text: str) -> Iterator[Row]:
     "The rows of a table in text; a ValueError names the line and the remedy"
     said = re.match(r"sep=(.)\r?\n", text, re.IGNORECASE)  # as Excel writes it
@@ -271,14 +271,6 @@ def literal(text: str) -> list | dict | None:  # None: it is not the text of a l
     return value if isinstance(value, (list, dict)) else None
 
 # %% ../nbs/00_tables.ipynb #7ee4e8a2
-SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet")
-
-
-def suffix_of(path: Path) -> str:
-    "The suffix that says how a file is read, `.gz` left out"
-    return Path(path.name.lower().removesuffix(".gz")).suffix
-
-
 class Table(NamedTuple):
     "The rows of a file"
 
@@ -295,6 +287,14 @@ class Table(NamedTuple):
                 if isinstance(cell, dict):
                     names.update(dict.fromkeys(f"{name}.{field}" for field in cell))
         return list(names)
+
+# %% ../nbs/00_tables.ipynb #00d10006
+SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet")
+
+
+def suffix_of(path: Path) -> str:
+    "The suffix that says how a file is read, `.gz` left out"
+    return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def read_table(
