@@ -220,7 +220,7 @@ def negative_claim(push: Push, alpha: float, measure: str = "accuracy") -> Claim
         less=repeats,
     )
 
-# %% ../nbs/30_claims.ipynb #d31d7b20
+
 NEGATIVES = [
     negative_claim(push, alpha, measure)
     for push, alpha in WEIGHTS.items()
@@ -442,7 +442,7 @@ class Map:
     base: Knobs = Knobs()  # other knobs of the world, for all runs of the map
     measure: str = "accuracy"
 
-# %% ../nbs/30_claims.ipynb #559860c1
+
 def with_knobs(arm: dict, settings: dict, base: Knobs = Knobs()) -> dict:  # an `arm`
     "An arm with knobs turned: parameters of runs, or knobs of the world such as world.cue."
     turned = gathered(settings)
