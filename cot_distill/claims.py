@@ -363,6 +363,10 @@ REAL = (
         for push, alpha in WEIGHTS.items()
         if push == Push(push.loss)
     ),
+)
+
+# %% ../nbs/30_claims.ipynb #30c00001
+REAL += (
     real_claim("native", "arabic", COT, ENGLISH, {"the answer alone": (COT, FT)}),
     real_claim(
         "views",
@@ -393,6 +397,8 @@ REAL = (
         },
     ),
 )
+
+# %% ../nbs/30_claims.ipynb #30c00002
 REAL_ELSEWHERE = tuple(
     replace(
         claim,
@@ -487,6 +493,10 @@ MAPS = [
         {"world.unsure": (0.1, 0.3, 0.6), "world.misconceptions": (0, 0.2)},
         Knobs(common=1),
     ),
+]
+
+# %% ../nbs/30_claims.ipynb #30c00003
+MAPS += [
     Map("number of rationales", "How many rationales are enough?", DIVERSE, COT, {"k": (1, 2, 4)}),
     Map(
         "paraphrases alone",
