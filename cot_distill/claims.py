@@ -133,6 +133,7 @@ PARAPHRASES, FURTHER_FACTS = (
     arm("d-cot", world=Knobs(styles=style, wavers=False)) for style in ("paraphrase", "extra")
 )
 
+# %% ../nbs/30_claims.ipynb #30d00001
 LANGUAGE = [
     Claim(
         "rationales",
@@ -233,7 +234,7 @@ def with_cue(method: str, **parameters) -> dict:  # an `arm`
     "A method on questions with a spurious cue."
     return arm(method, **setting("spurious", **parameters))
 
-
+# %% ../nbs/30_claims.ipynb #30d00002
 SPURIOUS = [
     Claim(
         "counterfactuals",
