@@ -133,6 +133,7 @@ PARAPHRASES, FURTHER_FACTS = (
     arm("d-cot", world=Knobs(styles=style, wavers=False)) for style in ("paraphrase", "extra")
 )
 
+# %% ../nbs/30_claims.ipynb #30d00001
 LANGUAGE = [
     Claim(
         "rationales",
@@ -220,7 +221,7 @@ def negative_claim(push: Push, alpha: float, measure: str = "accuracy") -> Claim
         less=repeats,
     )
 
-# %% ../nbs/30_claims.ipynb #d31d7b20
+
 NEGATIVES = [
     negative_claim(push, alpha, measure)
     for push, alpha in WEIGHTS.items()
@@ -233,7 +234,7 @@ def with_cue(method: str, **parameters) -> dict:  # an `arm`
     "A method on questions with a spurious cue."
     return arm(method, **setting("spurious", **parameters))
 
-
+# %% ../nbs/30_claims.ipynb #30d00002
 SPURIOUS = [
     Claim(
         "counterfactuals",
@@ -363,6 +364,10 @@ REAL = (
         for push, alpha in WEIGHTS.items()
         if push == Push(push.loss)
     ),
+)
+
+# %% ../nbs/30_claims.ipynb #30c00001
+REAL += (
     real_claim("native", "arabic", COT, ENGLISH, {"the answer alone": (COT, FT)}),
     real_claim(
         "views",
@@ -393,6 +398,8 @@ REAL = (
         },
     ),
 )
+
+# %% ../nbs/30_claims.ipynb #30c00002
 REAL_ELSEWHERE = tuple(
     replace(
         claim,
@@ -442,7 +449,7 @@ class Map:
     base: Knobs = Knobs()  # other knobs of the world, for all runs of the map
     measure: str = "accuracy"
 
-# %% ../nbs/30_claims.ipynb #559860c1
+
 def with_knobs(arm: dict, settings: dict, base: Knobs = Knobs()) -> dict:  # an `arm`
     "An arm with knobs turned: parameters of runs, or knobs of the world such as world.cue."
     turned = gathered(settings)
@@ -487,6 +494,10 @@ MAPS = [
         {"world.unsure": (0.1, 0.3, 0.6), "world.misconceptions": (0, 0.2)},
         Knobs(common=1),
     ),
+]
+
+# %% ../nbs/30_claims.ipynb #30c00003
+MAPS += [
     Map("number of rationales", "How many rationales are enough?", DIVERSE, COT, {"k": (1, 2, 4)}),
     Map(
         "paraphrases alone",

@@ -75,7 +75,7 @@ class Artefact(NamedTuple):
     lab: bool = False  # does it turn knobs that only the lab has?
     named: bool = False  # is it made only when you ask for it by name?
 
-# %% ../nbs/32_experiments.ipynb #da918bfd
+
 ARTEFACTS = Registry("artefact")
 
 
@@ -103,8 +103,6 @@ register_artefact(
         "Wrong rationales as negatives", tuple(map(arm, ("d-cot", *NEGATIVES))), "Paper M, Table 2"
     ),
 )
-
-# %% ../nbs/32_experiments.ipynb #3d37b732
 UNSEEN_ARMS = (
     *map(arm, ("ft", "cot", "d-cot", *NEGATIVES)),
     *(arm(method, "en") for method in ("cot", "d-cot", "d-cot-nr/unlikelihood")),
@@ -188,8 +186,6 @@ register_artefact(
         lab=True,
     ),
 )
-
-# %% ../nbs/32_experiments.ipynb #8367704a
 register_artefact(
     "real_claims",
     Artefact(
@@ -212,8 +208,6 @@ register_artefact(
     "dose_cue",
     Artefact("Paper C's methods over the strength of a spurious cue", CUE_ARMS, lab=True),
 )
-
-# %% ../nbs/32_experiments.ipynb #8cf6ae96
 for name, title, arms in (
     ("tuning", "Learning rates and weights of negatives on development worlds", TUNING),
     ("tuning_late", "Rates and schedules of a long training on a development world", TUNING_LATE),

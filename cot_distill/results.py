@@ -49,7 +49,7 @@ def read_records(file: Path) -> dict[str, dict]:  # key -> record; ValueError "f
             raise ValueError(f"{file}: damaged after {len(found)} records ({e}); {remedy}") from e
     return found
 
-# %% ../nbs/29_results.ipynb #48e0b77b
+
 def write_records(records: Mapping[str, dict], file: Path):
     "Put the records in place of those in a file, in one step."
     lines = [dict(record, key=key) for key, record in records.items()]
