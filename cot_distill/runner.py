@@ -543,7 +543,7 @@ class Forecast(NamedTuple):
         total |= dict(runs_without_estimate=len(self.todo) - len(self.seconds))
         return dict(runs=runs, total=total | dict(memory_mb=self.memory, disk_mb=self.disk))
 
-
+# %% ../nbs/35_runner.ipynb #l35a0041
 def forecast(artefacts: list[str], profile: Profile, root: Path, jobs: int = 0) -> Forecast:
     "What `reproduce` would do, without doing it."
     configs = plan_all(artefacts, profile)
