@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'ARTEFACT_NAMES', 'PROFILE', 'LIST', 'DRY', 'JSON', 'JOBS', 'RETRY', 'ENGINE', 'BUDGET', 'FRESH', 'WHY',
-           'ACCEPT', 'EXPORT', 'LOAD', 'LAST', 'FOLDER', 'NAMES', 'SET', 'QUESTIONS', 'main', 'plain_errors', 'wanted',
-           'listed', 'list_line', 'as_text', 'reproduce_command', 'made', 'judged', 'open_ledger', 'ledger_command',
-           'init_command', 'students_command', 'parameters_of', 'one_run', 'run_command', 'distil_command']
+           'ACCEPT', 'EXPORT', 'LOAD', 'LAST', 'FORGET', 'FOLDER', 'NAMES', 'SET', 'QUESTIONS', 'main', 'plain_errors',
+           'wanted', 'listed', 'list_line', 'as_text', 'reproduce_command', 'made', 'judged', 'open_ledger',
+           'forgotten', 'ledger_command', 'init_command', 'students_command', 'parameters_of', 'one_run', 'run_command',
+           'distil_command']
 
 # %% ../nbs/36_cli.ipynb #46d5b588
 import json
@@ -29,7 +30,7 @@ app = typer.Typer(
 def main():
     "Distil chain-of-thought reasoning into small models."
 
-# %% ../nbs/36_cli.ipynb #262bda6b
+
 @contextmanager
 def plain_errors():
     "Within this context an error that its message explains ends the command with that line."
@@ -167,20 +168,40 @@ def open_ledger(root: Path):  # Ledger
 
     return Ledger(root / "data" / "cache" / "ledger.sqlite")
 
+
+def forgotten(ledger, model: str) -> str:  # ValueError with the models that refuse something
+    "Forget all that servers refuse for a model, and say how much that was."
+    from cot_distill.ledger import forget_refusals
+
+    prompts, settings = ledger.transact([(forget_refusals, (model,))])[0]
+    if prompts + settings:
+        return f"{model} will be asked again: {prompts:,} prompts, {settings:,} settings"
+    models = ledger.rows(
+        "select p.model from refusals r join prompts p on p.id = r.prompt "
+        "union select model from learnt where setting != 'overrun'"
+    )
+    others = ", ".join(row["model"] for row in models) or "none does"
+    raise ValueError(f"nothing is refused for {model!r}; models that refuse something: {others}")
+
 # %% ../nbs/36_cli.ipynb #bbf818b6
 EXPORT = typer.Option(None, help="Write every completion to this parquet file.")
 LOAD = typer.Option(None, help="Take over the completions of such a file; nothing is paid for.")
 LAST = typer.Option(0, min=0, help="Show so many of the newest completions.")
+FORGET = typer.Option(None, metavar="MODEL", help="Let a model be asked again for all it refused.")
 
 
 @app.command("ledger")
-def ledger_command(export: Path = EXPORT, load: Path = LOAD, last: int = LAST):
+def ledger_command(
+    export: Path = EXPORT, load: Path = LOAD, last: int = LAST, forget_refusals: str = FORGET
+):
     "Show what was asked of teachers, what it used and what it cost."
     from cot_distill.experiments import project_root
     from cot_distill.ledger import report_lines
 
     with plain_errors():
         ledger = open_ledger(project_root())
+        if forget_refusals:
+            print(forgotten(ledger, forget_refusals))
         if load:
             print(f"{ledger.load(load):,} completions were new")
         print(*report_lines(ledger), sep="\n")
@@ -248,7 +269,7 @@ def one_run(config, profile: str, keep: str) -> int:  # exit code
     print("\n".join(said).strip())
     return int(failed)
 
-# %% ../nbs/36_cli.ipynb #9a8a54a6
+
 @app.command("run")
 def run_command(
     benchmark: str = typer.Option("lab", help="lab, lab:FAMILY or a benchmark."),

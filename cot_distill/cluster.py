@@ -159,7 +159,7 @@ def connected():  # the module ray; ConnectionError with the remedy
             raise ConnectionError(f"no Ray cluster on this machine; {remedy}") from None
     return ray
 
-
+# %% ../nbs/39_cluster.ipynb #k39a0014
 def make_runs_on_ray(
     configs: list[RunConfig],
     profile: Profile,

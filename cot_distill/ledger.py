@@ -10,8 +10,8 @@ __all__ = ['MARK', 'VOCABULARIES', 'MARGIN', 'TABLES', 'TRIGGER', 'SCHEMA', 'VER
            'rescue_places', 'write_durably', 'rescue_line', 'read_rescue_line', 'rescue', 'rescue_files',
            'read_rescued', 'Ledger', 'use_wal', 'renew_keys', 'join_prompts', 'take_in', 'prompt_row', 'Grant', 'grant',
            'settle', 'store', 'release', 'lose', 'refuse', 'recover', 'Refusal', 'forgive', 'learn', 'unlearn',
-           'lock_of', 'give_up', 'Owner', 'refusal_lines', 'learnt_lines', 'report_lines', 'recording_schema',
-           'import_prompt']
+           'forget_refusals', 'lock_of', 'give_up', 'Owner', 'refusal_lines', 'learnt_lines', 'report_lines',
+           'recording_schema', 'import_prompt']
 
 # %% ../nbs/10_ledger.ipynb #d678099b
 import csv
@@ -780,6 +780,13 @@ def unlearn(ledger: Ledger, server: str, model: str):
         "delete from learnt where server = ? and model = ? and setting != 'overrun'",
         [server, model],
     )
+
+# %% ../nbs/10_ledger.ipynb #f16a0002
+def forget_refusals(ledger: Ledger, model: str) -> tuple[int, int]:  # prompts, settings
+    "Step: forget all that servers refuse for a model, so that it is tried afresh."
+    prompts = "delete from refusals where prompt in (select id from prompts where model = ?)"
+    settings = "delete from learnt where model = ? and setting != 'overrun'"
+    return tuple(ledger.db.execute(sql, [model]).rowcount for sql in (prompts, settings))
 
 # %% ../nbs/10_ledger.ipynb #3b916cba
 def lock_of(ledger: Ledger, owner: str):  # FileLock

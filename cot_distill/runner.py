@@ -300,7 +300,7 @@ def __exit__(self: Display, *error):
     for line in (*self.lines, self.bar):
         line.close()
 
-# %% ../nbs/35_runner.ipynb #a9f6d66d
+# %% ../nbs/35_runner.ipynb #35a00020
 PRELOADED = (  # by kernels, before they are forked
     "cot_distill.evaluation",
     "cot_distill.experiments",
@@ -309,7 +309,7 @@ PRELOADED = (  # by kernels, before they are forked
     "statsmodels.stats.proportion",
 )
 
-# %% ../nbs/35_runner.ipynb #35a00020
+
 class Place(NamedTuple):
     "A share of the machine; one notebook at a time is executed there."
 
@@ -543,7 +543,7 @@ class Forecast(NamedTuple):
         total |= dict(runs_without_estimate=len(self.todo) - len(self.seconds))
         return dict(runs=runs, total=total | dict(memory_mb=self.memory, disk_mb=self.disk))
 
-
+# %% ../nbs/35_runner.ipynb #l35a0041
 def forecast(artefacts: list[str], profile: Profile, root: Path, jobs: int = 0) -> Forecast:
     "What `reproduce` would do, without doing it."
     configs = plan_all(artefacts, profile)

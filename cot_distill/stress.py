@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['UNANSWERED', 'ANSWERED', 'STATUS', 'HIDDEN', 'CLIENT', 'fault_text', 'fault_message', 'as_stream', 'Books',
            'FaultServer', 'serve_faults', 'fault_server', 'read_books', 'Measure', 'none_of', 'table', 'questions',
-           'warm_up', 'stressed', 'twice', 'asked_again', 'under_faults', 'strict_server', 'full_disk', 'client',
-           'kill_one', 'under_kills', 'two_processes', 'throughput', 'prompt_about', 'big_ledger', 'ledger_size',
-           'tiny_model', 'transformers_serve', 'foreign_server']
+           'warm_up', 'stressed', 'twice', 'asked_again', 'Trial', 'tried', 'faults_met', 'samples_kept',
+           'accounts_agree', 'under_faults', 'strict_server', 'full_disk', 'client', 'kill_one', 'under_kills',
+           'two_processes', 'throughput', 'prompt_about', 'big_ledger', 'ledger_size', 'tiny_model',
+           'transformers_serve', 'foreign_server']
 
 # %% ../nbs/38_stress.ipynb #31cc0003
 import argparse
@@ -37,6 +38,7 @@ from cot_distill.ledger import (
     Ledger,
     Prompt,
     Response,
+    Usage,
     grant,
     prompt_tokens,
     readable,
@@ -148,33 +150,6 @@ class FaultServer:
 
 # %% ../nbs/38_stress.ipynb #31cc000c
 @patch
-async def serve(self: FaultServer, port: int = 0):
-    "Listen at `url`."
-    server = await asyncio.start_server(self.connection, "127.0.0.1", port, backlog=512)
-    self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-    return server
-
-
-@patch
-async def connection(self: FaultServer, reader, writer):
-    "Answer the requests of one connection."
-    try:
-        while head := await reader.readuntil(b"\r\n\r\n"):
-            lines = head.decode("latin1").split("\r\n")
-            pairs = (line.split(": ", 1) for line in lines[1:] if ": " in line)
-            headers = {name.lower(): value for name, value in pairs}
-            body = await reader.readexactly(int(headers.get("content-length", 0)))
-            method, path, _ = lines[0].split(" ")
-            path = path.partition("?")[0].removeprefix("/v1")
-            if not await self.route(method, path, headers, body, writer):
-                break
-    except (asyncio.IncompleteReadError, ConnectionError):
-        pass
-    finally:
-        writer.close()
-
-
-@patch
 async def send(self: FaultServer, writer, status: int, body, headers="", cut=False) -> bool:
     "Write a response; False when the connection ends with it."
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -204,6 +179,33 @@ async def route(self: FaultServer, method: str, path: str, headers: dict, body: 
         return await self.send(writer, 200, self.batches[name])
     return await self.send(writer, 404, dict(error=dict(message=f"no {path}")))
 
+# %% ../nbs/38_stress.ipynb #x38a0005
+@patch
+async def serve(self: FaultServer, port: int = 0):
+    "Listen at `url`."
+    server = await asyncio.start_server(self.connection, "127.0.0.1", port, backlog=512)
+    self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    return server
+
+
+@patch
+async def connection(self: FaultServer, reader, writer):
+    "Answer the requests of one connection."
+    try:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            lines = head.decode("latin1").split("\r\n")
+            pairs = (line.split(": ", 1) for line in lines[1:] if ": " in line)
+            headers = {name.lower(): value for name, value in pairs}
+            body = await reader.readexactly(int(headers.get("content-length", 0)))
+            method, path, _ = lines[0].split(" ")
+            path = path.partition("?")[0].removeprefix("/v1")
+            if not await self.route(method, path, headers, body, writer):
+                break
+    except (asyncio.IncompleteReadError, ConnectionError):
+        pass
+    finally:
+        writer.close()
+
 # %% ../nbs/38_stress.ipynb #31cc000e
 @patch
 def reply(self: FaultServer, asked: dict, fault: str | None = None) -> tuple[dict, tuple, int]:
@@ -229,7 +231,7 @@ def reply(self: FaultServer, asked: dict, fault: str | None = None) -> tuple[dic
     body |= dict(choices=choices) | ({} if fault == "missing usage" else dict(usage=usage))
     return body, used, n
 
-
+# %% ../nbs/38_stress.ipynb #x38a0006
 @patch
 async def refuse(self: FaultServer, writer, row: dict, status: int, message: str, **more):
     "Answer with an error, which nobody pays for."
@@ -277,7 +279,7 @@ async def chat(self: FaultServer, asked: dict, headers: dict, writer):
         return await self.refuse(writer, row, 200, "overloaded", error=dict(code=429))
     return await self.answer(asked, row, fault, writer)
 
-
+# %% ../nbs/38_stress.ipynb #x38a0010
 @patch
 async def answer(self: FaultServer, asked: dict, row: dict, fault: str | None, writer):
     "Send a reply that is billed, whole or not."
@@ -436,6 +438,82 @@ def asked_again(rows: list[dict], wanted: int) -> Counter:  # prompt -> needless
     return again
 
 # %% ../nbs/38_stress.ipynb #f1660450
+class Trial(NamedTuple):
+    "What came to a teacher under faults, and what the books say."
+
+    got: list  # completions
+    again: list  # those of a second call
+    seconds: float  # of the first call
+    asked: int  # requests of the first call
+    rows: list[dict]  # the server's books
+    bill: Usage  # the ledger's
+    unseen: float  # USD, the server's bill for requests without an answer
+    lost: float  # USD, the ledger's upper bound for them
+
+
+def tried(requests: int, share: float, refused: int, concurrency: int, progress: bool) -> Trial:
+    "Ask twice under faults; the second time the ledger should know everything."
+    with tempfile.TemporaryDirectory() as folder:
+        record = f"{folder}/books.jsonl"
+        with fault_server(record, faults=share, refused=refused, latency=0.02) as url:
+            t = stressed(url, f"{folder}/ledger.sqlite", concurrency=concurrency)
+            t.progress, start = progress, time.perf_counter()
+            got = t.complete(twice(requests))
+            seconds = time.perf_counter() - start
+            asked = len(read_books(record))
+            again = t.complete(twice(requests))
+        rows = read_books(record)
+        unseen = sum(t.price.of(*r["billed"]) for r in rows if not r["answered"])
+        return Trial(got, again, seconds, asked, rows, t.ledger.bill(), unseen, t.ledger.lost()[1])
+
+# %% ../nbs/38_stress.ipynb #x38a0021
+def faults_met(setting: str, trial: Trial, requests: int, refused: int) -> list[Measure]:
+    "The faults, and the prompts that are refused for good."
+    faults = [r["fault"] for r in trial.rows if r["fault"] is not None]
+    kinds, everything = len(set(faults)), len(UNANSWERED + ANSWERED) + 1
+    silent = sum(c.finish_reason == "content_filter" for c in trial.got)
+    never = requests // refused
+    enough = requests < 2000 or kinds == everything
+    return [
+        Measure(setting, "requests at the server", len(trial.rows)),
+        Measure(setting, "faults met", len(faults)),
+        Measure(setting, "kinds of fault", kinds, f"all {everything}", enough),
+        Measure(setting, "prompts refused for good", silent, f"{never}", silent == never),
+    ]
+
+
+def samples_kept(setting: str, trial: Trial, wanted: int) -> list[Measure]:
+    "Is each sample there, once, and the same when it is read again?"
+    given = [c for c in trial.got if c.finish_reason != "content_filter"]
+    present = Counter((c.question_id, c.sample) for c in given)
+    otherwise = sum(a != b for a, b in zip(trial.got, trial.again))
+    halves = sum(c.text[-2:] == " \ud83d" for c in trial.got)
+    return [
+        none_of(setting, "samples missing", wanted - len(present)),
+        none_of(setting, "samples twice", sum(v > 1 for v in present.values())),
+        none_of(setting, "replies that read back otherwise", otherwise),
+        Measure(setting, "replies that end in half an emoji", halves),
+    ]
+
+# %% ../nbs/38_stress.ipynb #x38a0025
+def accounts_agree(setting: str, trial: Trial) -> list[Measure]:
+    "Do the server's books and the ledger's say the same?"
+    rows, bill, unseen, lost = trial.rows, trial.bill, trial.unseen, trial.lost
+    paid = [sum(r["billed"][i] for r in rows if r["answered"]) for i in (0, 1)]
+    unbooked = paid[0] - bill.prompt_tokens, paid[1] - bill.completion_tokens
+    uncounted = sum(not r.get("counted", True) for r in rows) - bill.estimated
+    again, later = asked_again(rows, 2).total(), len(rows) - trial.asked
+    name = "lost requests, USD: server's bill less ledger's upper bound"
+    return [
+        none_of(setting, "prompt tokens, server's bill less ledger's", unbooked[0]),
+        none_of(setting, "completion tokens, server's bill less ledger's", unbooked[1]),
+        none_of(setting, "requests without usage, server less ledger", uncounted),
+        none_of(setting, "requests repeated after they were answered", again),
+        none_of(setting, "requests of a second start", later),
+        Measure(setting, name, unseen - lost, "at most 0", unseen <= lost),
+    ]
+
+# %% ../nbs/38_stress.ipynb #x38a0027
 def under_faults(
     requests: int = 200,
     share: float = 0.1,  # of the requests that meet a fault
@@ -445,68 +523,14 @@ def under_faults(
 ) -> list[Measure]:
     "Every kind of fault, in a share of the requests."
     setting = f"{requests:,} prompts, 2 samples each, {share:.0%} faults"
-    with tempfile.TemporaryDirectory() as folder:
-        record = f"{folder}/books.jsonl"
-        with fault_server(record, faults=share, refused=refused, latency=0.02) as url:
-            t = stressed(url, f"{folder}/ledger.sqlite", concurrency=concurrency)
-            t.progress, start = progress, time.perf_counter()
-            got = t.complete(twice(requests))
-            seconds = time.perf_counter() - start
-            asked = len(read_books(record))
-            again = t.complete(twice(requests))  # from the ledger alone
-        rows, bill = read_books(record), t.ledger.bill()
-        paid = [sum(r["billed"][i] for r in rows if r["answered"]) for i in (0, 1)]
-        unseen = sum(t.price.of(*r["billed"]) for r in rows if not r["answered"])
-        lost_at_most, kinds = t.ledger.lost()[1], {r["fault"] for r in rows} - {None}
-        uncounted = sum(not r.get("counted", True) for r in rows)
-        silent = [c for c in got if c.finish_reason == "content_filter"]
-        present = Counter((c.question_id, c.sample) for c in got if c not in silent)
-        never = requests // refused
-        everything = len(UNANSWERED + ANSWERED) + 1
-        texts = Counter(c.text[-2:] for c in got)
-        otherwise = sum(a != b for a, b in zip(got, again))
-        unbooked = paid[0] - bill.prompt_tokens
-        return [
-            Measure(setting, "requests at the server", len(rows)),
-            Measure(setting, "faults met", sum(r["fault"] is not None for r in rows)),
-            Measure(
-                setting,
-                "kinds of fault",
-                len(kinds),
-                f"all {everything}",
-                requests < 2000 or len(kinds) == everything,
-            ),
-            Measure(
-                setting, "prompts refused for good", len(silent), f"{never}", len(silent) == never
-            ),
-            none_of(setting, "samples missing", 2 * (requests - never) - len(present)),
-            none_of(setting, "samples twice", sum(v > 1 for v in present.values())),
-            none_of(setting, "replies that read back otherwise", otherwise),
-            Measure(setting, "replies that end in half an emoji", texts[" \ud83d"]),
-            none_of(setting, "prompt tokens, server's bill less ledger's", unbooked),
-            none_of(
-                setting,
-                "completion tokens, server's bill less ledger's",
-                paid[1] - bill.completion_tokens,
-            ),
-            none_of(
-                setting, "requests without usage, server less ledger", uncounted - bill.estimated
-            ),
-            none_of(
-                setting,
-                "requests repeated after they were answered",
-                sum(asked_again(rows, 2).values()),
-            ),
-            none_of(setting, "requests of a second start", len(rows) - asked),
-            Measure(
-                setting,
-                "lost requests, USD: server's bill less ledger's upper bound",
-                unseen - lost_at_most,
-                "at most 0",
-                unseen <= lost_at_most,
-            ),
-            Measure(setting, "seconds", round(seconds, 1)),
-        ]
+    trial = tried(requests, share, refused, concurrency, progress)
+    wanted = 2 * (requests - requests // refused)
+    return [
+        *faults_met(setting, trial, requests, refused),
+        *samples_kept(setting, trial, wanted),
+        *accounts_agree(setting, trial),
+        Measure(setting, "seconds", round(trial.seconds, 1)),
+    ]
 
 # %% ../nbs/38_stress.ipynb #31cc001b
 def strict_server(requests: int = 200) -> list[Measure]:

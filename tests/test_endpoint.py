@@ -2,7 +2,9 @@
 
 import pytest
 from chat_server import error, plain
+from typer.testing import CliRunner
 
+from cot_distill.cli import app, open_ledger
 from cot_distill.endpoint import BatchTeacher, EndpointTeacher
 from cot_distill.ledger import LEARNT_DAYS, Ledger, learn, learnt_lines, unlearn
 from cot_distill.stress import questions
@@ -91,3 +93,25 @@ def test_forgetting_is_for_one_server_and_one_model(tmp_path):
         "learnt: other at tests: n → left out (2026-05-04)",
         "learnt: tiny at elsewhere: n → left out (2026-05-04)",
     ]
+
+
+def test_the_command_has_a_model_asked_again(known, tmp_path, monkeypatch):
+    (tmp_path / "settings.ini").write_text("[quick]\n")
+    monkeypatch.chdir(tmp_path)
+    ledger = open_ledger(tmp_path)
+    new = lambda: teacher(known.url, ledger.path.parent)
+    filtered = lambda asked: "What is 3 +" in asked["messages"][-1]["content"]
+    known.reply = lambda a: error("flagged", code="content_filter") if filtered(a) else strict(a)
+    first = new().complete(ask(1))
+    assert [c.finish_reason for c in first].count("content_filter") == 1
+    known.reply = plain
+    call = lambda *more: CliRunner().invoke(app, ["ledger", *more])
+    wrong = call("--forget-refusals", "tinny")
+    assert wrong.exit_code == 1 and "models that refuse something: tiny" in wrong.output
+    done = call("--forget-refusals", "tiny")
+    assert done.exit_code == 0 and "tiny will be asked again: 1 prompts, 2 settings" in done.output
+    known.asked.clear()
+    assert all(c.text for c in new().complete(ask(1))) and len(known.asked) == 1
+    assert set(REFUSED) - {"n"} <= known.asked[0].keys()
+    assert ledger.bill().samples == 20
+    assert call("--forget-refusals", "tiny").exit_code == 1

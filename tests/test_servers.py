@@ -19,6 +19,7 @@ from cot_distill.endpoint import (
     read_complaint,
     read_response,
     refused_settings,
+    retry_after,
     server_url,
     wait_named,
 )
@@ -586,10 +587,26 @@ def test_hours_of_waiting_are_said_once(serve, tmp_path, headers, words):
 @pytest.mark.parametrize("text, seconds", [
     ("Please try again in 20s.", 20), ("try again in 1m30s", 90), ("again in 250ms", 0.25),
     ("Please retry in 2.5 seconds", 2.5), ('{"retryDelay": "38s"}', 38), ("try again later", None),
-    ("", None),
+    ("Please Retry in 20 seconds", 20), ("Please try again in 1m26.4s. Visit", 86.4),
+    ("Try again in 500ms", 0.5), ("wait for 250 milliseconds", 0.25), ("RETRY IN 3 MIN", 180),
+    ("Please retry after 20 seconds.", 20), ("Please wait 2 minutes", 120),
+    ("Please try again in 6h0m.", 21600), ("retry after 1 hour and 5 minutes", 3900),
+    ("The limit resets in 2 days, 3 hours", 183600), ("Retry-After: 20", 20),
+    ('{"retry_after": 0.529, "global": false}', 0.529), (r'{\"retryDelay\": \"38s\"}', 38),
+    ("try again in 2 months", None), ("retry after 2026-05-04", None), ("retry after 14:05", None),
+    ("try again in 2.5 months", None), ("It waited 30 s", None), ("", None),
 ])  # fmt: skip
 def test_a_wait_is_read_from_words(text, seconds):
-    assert wait_named(text) == seconds
+    assert wait_named(text) == (seconds and pytest.approx(seconds))
+
+
+@pytest.mark.parametrize("header, seconds", [
+    ("20", 20), ("0.5", 0.5), ("-3", 0), ("Thu, 01 Jan 1970 00:17:40 GMT", 60),
+    ("Thu, 01 Jan 1970 00:00:10 GMT", 0), ("soon", None), ("", None), (None, None),
+])  # fmt: skip
+def test_a_wait_is_read_from_a_header(monkeypatch, header, seconds):
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
+    assert retry_after(header) == seconds
 
 
 def test_a_dead_server_is_met_once(tmp_path):
