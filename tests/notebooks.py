@@ -248,12 +248,15 @@ def mark(check, notebook):
 
 def page_fault(notebook, copy):
     "Why nbdev cannot make a page of this notebook in `copy`; empty when it can."
+    main = sys.modules["__main__"]  # a page puts another in its place
     with warnings.catch_warnings(record=True) as heard, redirect_stdout(StringIO()), chdir(copy):
         warnings.simplefilter("always")
         try:
             proc_nbs(n_workers=0, file_glob=notebook.name)
         except Exception as e:  # whatever the notebook's own cells raise
             return str(e)[-1500:]
+        finally:
+            sys.modules["__main__"] = main
     said = [str(w.message) for w in heard]
     return "\n".join(s for s in said if "imports and other code" in s or "YAML" in s)[-1500:]
 
