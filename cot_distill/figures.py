@@ -1179,7 +1179,7 @@ def plot_rationales(
         lines = wrap(head.replace("\n", " "), int(17 * width))
         texts += [(0.01, y + i, line, dict(color="#555555")) for i, line in enumerate(lines)]
         y += len(lines)
-        sides = [rationale_lines(p, side, int(8.8 * width)) for side in ("first", "second")]
+        sides = [rationale_lines(p, side, int(8.2 * width)) for side in ("first", "second")]
         for x, side in zip((0.03, 0.52), sides):
             texts += [(x, y + i, line, dict(color=c)) for i, (line, c) in enumerate(side)]
         y += max(map(len, sides)) + 1
