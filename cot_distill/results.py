@@ -109,8 +109,12 @@ def accept(record: dict, config: RunConfig, reason: str) -> dict:  # ValueError 
     "The record with its present differences judged to be harmless."
     if not reason.strip():
         raise ValueError("give the reason for which the difference is harmless")
+    before = record.get("accepted", {})
     code = {module: now for module, (_, now) in changes(record, config).items()}
-    return record | dict(accepted=dict(code=code, reason=reason.strip()))
+    reasons = [*filter(None, [before.get("reason")]), reason.strip()]
+    return record | dict(
+        accepted=dict(code=before.get("code", {}) | code, reason="; ".join(reasons))
+    )
 
 # %% ../nbs/29_results.ipynb #91199390
 def results_frame(records: Iterable[dict]) -> DataFrame:  # ValueError for a clash of names

@@ -373,6 +373,17 @@ def test_code_that_changed_is_named_and_can_be_accepted(root, monkeypatch):
     assert re.search(r"lab-lab-gpt2-ft-native-s0: losses$", call("--why", "ft").output.strip())
     assert "2 runs accepted: reworded" in call("--accept", "reworded").output
     assert "made by other code" not in call("--dry-run").output
+    kept = records.load().values()
+    records.add(
+        [
+            r | dict(environment=dict(code=r["environment"]["code"] | dict(training="0")))
+            for r in kept
+        ]
+    )
+    assert re.search(r"lab-lab-gpt2-ft-native-s0: training$", call("--why", "ft").output.strip())
+    assert "2 runs accepted: later" in call("--accept", "later").output
+    assert "made by other code" not in call("--dry-run").output  # the first judgement still stands
+    assert {r["accepted"]["reason"] for r in records.load().values()} == {"reworded; later"}
     records.add(old)
     assert [o.state for o in reproduce(["tiny"], profile, root, False)][:2] == ["kept"] * 2
     fresh = reproduce(["tiny"], profile, root, progress=False, fresh=True)
