@@ -261,7 +261,7 @@ COLUMN = {key: [row[key] for row in ROWS] for key in ROWS[0]}
         ("q.json", json.dumps(COLUMN)),
         ("q.json", json.dumps({k: dict(enumerate(v)) for k, v in COLUMN.items()})),
         ("q.json", json.dumps({f"id{row['id']}": row for row in ROWS})),
-        ("q.jsonl.gz", gzip.compress("\n".join(map(json.dumps, ROWS)).encode())),
+        ("q.jsonl.gz", gzip.compress("\n".join(map(json.dumps, ROWS)).encode(), mtime=0)),
         ("q.json", ("\ufeff" + json.dumps(ROWS)).encode("utf-8")),
     ],
 )
