@@ -4,15 +4,17 @@
 # two more train real students and make the site:
 #   make real        pretrained students on real questions: hours, resumable
 #   make docs        install, write _docs/
+# and before a release
+#   make test-long   the tests that `make test` leaves out because each takes most of a minute
 SHELL := /bin/bash
 PYTHON ?= python3
 PROFILE ?= lab
 BIN := .venv/bin
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 PAGES := $(wildcard nbs/[0-9]*.ipynb nbs/guides/*.ipynb) nbs/lab_results.ipynb nbs/index.ipynb
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: reproduce real test install notebooks readme types docs clean
+.PHONY: reproduce real test test-long install notebooks readme types docs clean
 reproduce: install
 	@echo "== reproduce: profile $(PROFILE); interrupt at will, finished runs are kept"
 	$(BIN)/cot-distill reproduce --profile $(PROFILE)
@@ -27,6 +29,9 @@ test: install
 	$(BIN)/python tests/notebooks.py
 	@echo "== tests"
 	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+
+test-long: install
+	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/pytest -m long
 
 # installed once for the versions in constraints.txt; changed requirements install again
 install: .venv/installed

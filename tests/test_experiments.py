@@ -222,6 +222,7 @@ def test_a_notebook_refuses_what_papermill_would_ignore(tmp_path):
     assert not (tmp_path / "out.ipynb").exists()
 
 
+@pytest.mark.long
 def test_a_kernel_that_dies_is_a_failed_run(tmp_path):
     "As it does when memory runs out."
     outcome = run_notebook(
@@ -524,6 +525,7 @@ time.sleep(0.3)
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_killed_at_any_moment_and_started_again(root):
     "Nothing is lost, and nothing is done twice but what was running."

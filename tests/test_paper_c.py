@@ -50,6 +50,7 @@ def server(monkeypatch):
     server.close()
 
 
+@pytest.mark.long
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     write_mirror(tmp_path / "hub", LINES, LINES)

@@ -61,6 +61,8 @@ SHARDED = dict(
 )
 
 
+@pytest.mark.long
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", [dict(ddp_backend="gloo"), SHARDED], ids=["ddp", "fsdp"])
 def test_two_processes_give_the_loss_curve_of_one(alone, arguments, tmp_path):
     both = finish(tmp_path, start(tmp_path, processes=2, batch_size=4, **arguments))

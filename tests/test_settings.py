@@ -429,7 +429,7 @@ def test_ordinary_questions_stand_for_recorded_counterfactuals(tmp_path):
 @real
 @pytest.mark.parametrize("questions", ["ar", "en"])
 @pytest.mark.parametrize("rationales", ["native", "en"])
-@pytest.mark.parametrize("method", ["cot", "multi-view"])
+@pytest.mark.parametrize("method", ["cot", pytest.param("multi-view", marks=pytest.mark.long)])
 def test_explanations_of_people_in_two_languages(tmp_path, questions, rationales, method):
     folder = Path(RATIONALES).parent / "questions"
     for split in ("train", "test"):

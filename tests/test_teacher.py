@@ -396,6 +396,7 @@ def recording():
     return next(Path(folder).glob("commonsense_qa.train.jsonl*"))
 
 
+@pytest.mark.long
 def test_real_recording(recording):
     "Streams that did not see the answer, right and wrong, each reply once; both readings agree."
     everything = load_completions(recording)
