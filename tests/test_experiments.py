@@ -222,7 +222,6 @@ def test_a_notebook_refuses_what_papermill_would_ignore(tmp_path):
     assert not (tmp_path / "out.ipynb").exists()
 
 
-@pytest.mark.long
 def test_a_kernel_that_dies_is_a_failed_run(tmp_path):
     "As it does when memory runs out."
     outcome = run_notebook(
@@ -234,6 +233,7 @@ def test_a_kernel_that_dies_is_a_failed_run(tmp_path):
     assert outcome.state == "failed" and "died" in outcome.error
 
 
+@pytest.mark.long
 def test_a_forked_kernel_gives_the_digits_of_an_ordinary_one(tmp_path):
     (tmp_path / "nbs").symlink_to(ROOT / "nbs")
     (tmp_path / "settings.ini").touch()

@@ -50,7 +50,6 @@ def server(monkeypatch):
     server.close()
 
 
-@pytest.mark.long
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     write_mirror(tmp_path / "hub", LINES, LINES)
@@ -60,6 +59,7 @@ def root(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.long
 def test_from_everyday_questions_to_figures(root, server):
     profile, artefacts = (
         read_profile("everyday", root),

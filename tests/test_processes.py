@@ -62,13 +62,13 @@ SHARDED = dict(
 
 
 @pytest.mark.long
-@pytest.mark.long
 @pytest.mark.parametrize("arguments", [dict(ddp_backend="gloo"), SHARDED], ids=["ddp", "fsdp"])
 def test_two_processes_give_the_loss_curve_of_one(alone, arguments, tmp_path):
     both = finish(tmp_path, start(tmp_path, processes=2, batch_size=4, **arguments))
     assert both["losses"] == pytest.approx(alone["losses"], abs=1e-5) and len(both["losses"]) == 12
 
 
+@pytest.mark.long
 def test_killed_and_resumed_ends_in_the_same_weights(tmp_path):
     "At whatever moment it is killed."
     for name in ("whole", "killed"):

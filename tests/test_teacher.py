@@ -396,7 +396,6 @@ def recording():
     return next(Path(folder).glob("commonsense_qa.train.jsonl*"))
 
 
-@pytest.mark.long
 def test_real_recording(recording):
     "Streams that did not see the answer, right and wrong, each reply once; both readings agree."
     everything = load_completions(recording)
@@ -416,6 +415,7 @@ def test_real_recording(recording):
     assert {c.sample for c in greedy} == {0} and len(greedy) == 9_741
 
 
+@pytest.mark.long
 def test_our_reading_agrees_with_the_recorded_one(recording):
     if not os.environ.get("COT_DISTILL_HUB"):
         pytest.skip("COT_DISTILL_HUB names no mirror of the hub")
