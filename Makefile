@@ -1,6 +1,6 @@
 # Two commands do everything on a fresh machine with Python 3.11 or newer:
 #   make reproduce   install, run the lab, write figures/lab/
-#   make test        install, check style, run every notebook and test
+#   make test        install, check style, run every component notebook and the tests
 # two more train real students and make the site:
 #   make real        pretrained students on real questions: hours, resumable
 #   make docs        install, write _docs/
