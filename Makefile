@@ -21,6 +21,7 @@ reproduce: install
 
 # pretrained students on real questions; see [real] in settings.ini for what it needs
 real: install
+	$(PIP) -e ".[gguf]"
 	$(BIN)/cot-distill students
 	$(BIN)/cot-distill reproduce --profile real
 
