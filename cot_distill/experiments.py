@@ -212,6 +212,7 @@ for name, title, arms in (
     ("tuning", "Learning rates and weights of negatives on development worlds", TUNING),
     ("tuning_late", "Rates and schedules of a long training on a development world", TUNING_LATE),
     ("bench_training", "The cost of a training step beside its peers", ()),
+    ("bench_job", "The time of a whole job beside its peers", ()),
     ("bench_teacher", "A teacher that you can trust with money: faults, kills and load", ()),
 ):
     register_artefact(name, Artefact(title, arms, lab=name.startswith("tuning"), named=True))
