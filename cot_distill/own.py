@@ -411,7 +411,7 @@ class Draft(NamedTuple):
     readings: dict[str, int]  # As `answer_readings` gives them
     subject: str | None
 
-
+# %% ../nbs/02_own.ipynb #808ee92e
 def draft_of(
     row: Row,
     columns: dict,  # As `columns_of` gives them

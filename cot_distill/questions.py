@@ -448,7 +448,7 @@ def sources_of(
     place = Path(place_of(bench, hub))
     return files_in(place) if place.is_dir() else []
 
-
+# %% ../nbs/03_questions.ipynb #4fcb703a
 def fresh_split(benchmark: str, split: str, hub: str | None) -> SplitRead:
     "All rows of a split, read now"
     bench = benchmark_of(benchmark)
@@ -470,7 +470,7 @@ def fresh_split(benchmark: str, split: str, hub: str | None) -> SplitRead:
     repeated = [q for q in questions if seen.setdefault(q.key, q) is not q]
     return SplitRead(questions, dropped, doubled, repeated, notes)
 
-
+# %% ../nbs/03_questions.ipynb #e4ab8f82
 def read_split(benchmark: str, split: str, hub: str | None) -> SplitRead:
     "All rows of a split, from memory while their bytes are the same"
     bench = benchmark_of(benchmark)
