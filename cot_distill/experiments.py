@@ -75,6 +75,10 @@ class Artefact(NamedTuple):
     lab: bool = False  # does it turn knobs that only the lab has?
     named: bool = False  # is it made only when you ask for it by name?
 
+    def __repr__(self):
+        arms = f"{len(self.arms)} arms" if self.arms else "no runs"
+        return f"{self.title} ({self.source}; {arms})"
+
 
 ARTEFACTS = Registry("artefact")
 
