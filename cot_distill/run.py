@@ -8,12 +8,12 @@ __all__ = ['KINDS', 'TEACHERS', 'ASIDE', 'SCHEDULES', 'PACKAGE', 'spelled', 'Kno
            'check_choice', 'in_lab', 'world_of', 'make_world', 'check_world', 'check_teacher', 'check_server',
            'check_student', 'check_checkpoint', 'check_report', 'check_loss', 'loss_settings', 'run_config',
            'check_questions', 'budgets_of', 'check_steps', 'digest', 'question_files', 'recordings_of', 'inputs_of',
-           'run_key', 'Data', 'open_teacher', 'lab_endpoint', 'load_split', 'limited', 'sample_of', 'known_to',
-           'open_data', 'made_counterfactuals', 'study', 'rationale_requests', 'requests_of', 'ask_teacher',
-           'token_count', 'steps_of', 'open_student', 'tested', 'scores', 'held_out_scores', 'spelling', 'unknown_rate',
-           'prediction_rows', 'steps_in', 'read_curve', 'curve_callback', 'Teaching', 'Run', 'trained_student',
-           'environment', 'bare', 'imports_of', 'modules_of', 'code_digest', 'code_of', 'taught', 'trained_metrics',
-           'absent', 'record_of', 'execute', 'model_card', 'keep_student']
+           'run_key', 'Data', 'open_teacher', 'lab_endpoint', 'load_split', 'limited', 'sample_of', 'wording',
+           'apart_from', 'known_to', 'open_data', 'made_counterfactuals', 'study', 'rationale_requests', 'requests_of',
+           'ask_teacher', 'token_count', 'steps_of', 'open_student', 'tested', 'scores', 'held_out_scores', 'spelling',
+           'unknown_rate', 'prediction_rows', 'steps_in', 'read_curve', 'curve_callback', 'Teaching', 'Run',
+           'trained_student', 'environment', 'bare', 'imports_of', 'modules_of', 'code_digest', 'code_of', 'taught',
+           'trained_metrics', 'absent', 'record_of', 'execute', 'model_card', 'keep_student']
 
 # %% ../nbs/28_run.ipynb #bf927be7
 import ast
@@ -24,10 +24,11 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +37,7 @@ from . import __version__, lab
 from .lab import CUES, FAMILIES, LEXICON, World
 from .methods import LOSSES, METHODS, examples_of
 from .own import OwnQuestions
-from .question import Questions, check_name
+from .question import Question, Questions, canonical, check_name
 from .questions import benchmark_of, is_benchmark, known_benchmarks
 from .tables import path_of
 
@@ -534,6 +535,25 @@ def sample_of(config: RunConfig) -> int:
     "The seed of a run's sample of training questions; in the lab it makes the world instead."
     return 0 if in_lab(config) else config.seed
 
+# %% ../nbs/28_run.ipynb #390e8a3d
+@lru_cache(2**17)
+def wording(question: Question) -> tuple[str, ...]:
+    "Words that two copies of a question share: its stem, and its options in any order."
+    return canonical(question.stem), *sorted(map(canonical, question.choices.values()))
+
+
+def apart_from(questions: Questions, tests: Iterable[Questions]) -> Questions:  # or ValueError
+    "The training questions that no test set holds as well; the others are counted in `dropped`."
+    tested = {wording(q) for test in tests for q in test}
+    apart = [q for q in questions if wording(q) not in tested]
+    if not apart:
+        raise ValueError(
+            f"all {len(questions):,} training questions are in a test set as well: "
+            "give the questions a column `split`, or name another test set"
+        )
+    shared = Counter({"in a test set as well": len(questions) - len(apart)})
+    return Questions(apart, questions.dropped + shared)
+
 # %% ../nbs/28_run.ipynb #454655b6
 def known_to(teacher, questions: Questions) -> Questions:  # ValueError if there are none
     "The questions that a recorded teacher speaks of."
@@ -543,7 +563,7 @@ def known_to(teacher, questions: Questions) -> Questions:  # ValueError if there
         raise ValueError(f"{said}; name the recording of this benchmark")
     return known
 
-
+# %% ../nbs/28_run.ipynb #3fad6ead
 def open_data(config: RunConfig, hub: str = "", ledger="data/cache/ledger.sqlite") -> Data:
     "Questions and teacher of a run."
     from cot_distill.languages import group_of
@@ -553,23 +573,26 @@ def open_data(config: RunConfig, hub: str = "", ledger="data/cache/ledger.sqlite
     teacher = open_teacher(config, world, ledger)
     load = lambda split, name: load_split(config, world, split, name, hub)
     every, kept = load("train", config.benchmark), Questions()
+    others = [name for name in config.tests.split() if name != config.benchmark]
+    test, *tests = [load("test", name) for name in (config.benchmark, *others)]
+    if world is None:
+        every = apart_from(every, (test, *tests))
     if config.only_recorded:
         every = known_to(teacher, every)
     if config.held_out:
         every, kept = hold_out(every, config.held_out)
     train = limited(every, config.train_limit, sample_of(config))
     chosen = set(train)
-    others = [name for name in config.tests.split() if name != config.benchmark]
     most = config.tests_limit or config.test_limit
     return Data(
         train,
-        limited(load("test", config.benchmark), config.test_limit),
+        limited(test, config.test_limit),
         teacher,
         world and world.check,
         world.group_of if world else group_of,
         world,
         Questions(q for q in every if q not in chosen),
-        {name: limited(load("test", name), most) for name in others},
+        {name: limited(questions, most) for name, questions in zip(others, tests)},
         limited(kept, config.test_limit),
     )
 
