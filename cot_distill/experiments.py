@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['PACKAGED', 'ARTEFACTS', 'NEGATIVES', 'UNSEEN_ARMS', 'WHOLE', 'PARTS', 'CONTROLLED', 'LESS_ONE', 'BOTH_PAPERS',
-           'LISTS', 'project_root', 'notebook_of', 'Artefact', 'register_artefact', 'Profile', 'parse_profile',
-           'check_profile', 'read_settings', 'profile_names', 'read_profile', 'merged', 'english_only', 'configs_of',
-           'arms_in', 'plan', 'plan_all', 'records_in', 'records_of', 'found_records', 'run_path', 'results_of',
-           'compare']
+           'LISTS', 'without_traceback', 'project_root', 'notebook_of', 'page_root', 'Artefact', 'register_artefact',
+           'Profile', 'parse_profile', 'check_profile', 'read_settings', 'profile_names', 'read_profile', 'merged',
+           'english_only', 'configs_of', 'arms_in', 'plan', 'plan_all', 'records_in', 'records_of', 'found_records',
+           'run_path', 'results_of', 'compare']
 
 # %% ../nbs/32_experiments.ipynb #3dcf0bd8
 import configparser
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
@@ -43,6 +44,13 @@ from .questions import benchmark_of, is_benchmark
 from .results import Records, results_frame
 from .run import RunConfig, check_choice, inputs_of, run_config, run_key, typed
 
+# %% ../nbs/32_experiments.ipynb #32e00004
+def without_traceback(error: Exception) -> Exception:
+    "The same error, of which a notebook shows the message alone."
+    shown = [f"{type(error).__name__}: {error}"]
+    error._render_traceback_ = partial(list, shown)  # IPython asks for it; pickle can carry it
+    return error
+
 # %% ../nbs/32_experiments.ipynb #6ffd677e
 def project_root(start: Path | None = None) -> Path:  # ValueError if there is none
     "The folder with `settings.ini`, here or above."
@@ -51,7 +59,7 @@ def project_root(start: Path | None = None) -> Path:  # ValueError if there is n
         if (folder / "settings.ini").exists():
             return folder
     remedy = "run `cot-distill init` to make a project here, or go to a clone of the repository"
-    raise ValueError(f"no settings.ini in {here} or above; {remedy}")
+    raise without_traceback(ValueError(f"no settings.ini in {here} or above; {remedy}"))
 
 # %% ../nbs/32_experiments.ipynb #0c19c278
 PACKAGED = Path(str(files("cot_distill"))) / "project"  # in an installed package
@@ -64,6 +72,18 @@ def notebook_of(name: str, root: Path) -> Path:  # ValueError if there is none
         if place.exists():
             return place
     raise ValueError(f"no notebook {name}.ipynb: write {places[0].relative_to(root)}")
+
+# %% ../nbs/32_experiments.ipynb #32e00002
+def page_root() -> Path:  # ValueError if the package carries no settings
+    "The project around this folder; without one the folder itself, with the package's settings."
+    try:
+        return project_root()
+    except ValueError:
+        if not (PACKAGED / "settings.ini").exists():  # not from a wheel
+            raise
+        shutil.copy(PACKAGED / "settings.ini", "settings.ini")
+        print("no project here or above: this folder is one now, with the package's settings.ini")
+        return project_root()
 
 # %% ../nbs/32_experiments.ipynb #803968dd
 class Artefact(NamedTuple):
@@ -413,11 +433,14 @@ def run_path(config: RunConfig, profile: Profile, root: Path) -> Path:  # withou
 def results_of(artefact: str, profile: str, root: Path | None = None) -> DataFrame:
     "The results of an artefact's runs and no others, one row a run; FileNotFoundError if none."
     root = root or project_root()
-    settings = read_profile(profile, root)
-    found = found_records(plan(artefact, settings), settings, root)
+    try:
+        settings = read_profile(profile, root)
+        found = found_records(plan(artefact, settings), settings, root)
+    except ValueError as e:  # of a setting, and says which
+        raise without_traceback(e)
     if not found:
         remedy = f"`cot-distill reproduce {artefact} --profile {profile}` makes them"
-        raise FileNotFoundError(f"no finished run of {artefact}; {remedy}")
+        raise without_traceback(FileNotFoundError(f"no finished run of {artefact}; {remedy}"))
     return results_frame(found.values())
 
 # %% ../nbs/32_experiments.ipynb #e9c37fa6

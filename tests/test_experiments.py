@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import pickle
 import random
 import re
 import shutil
@@ -205,6 +206,19 @@ def test_no_root(tmp_path):
     with pytest.raises(ValueError, match="cot-distill init"):
         project_root(tmp_path)
     assert project_root(ROOT / "nbs" / "experiments") == ROOT
+
+
+def test_a_page_says_where_its_results_come_from(tmp_path):
+    with pytest.raises(ValueError, match="cot-distill init") as outside:
+        project_root(tmp_path)
+    (tmp_path / "settings.ini").write_text("[lab]\n")
+    with pytest.raises(FileNotFoundError, match="cot-distill reproduce table_m1") as no_runs:
+        results_of("table_m1", "lab", tmp_path)
+    with pytest.raises(ValueError, match="has no profile") as no_profile:
+        results_of("table_m1", "lap", tmp_path)
+    for found in (outside, no_runs, no_profile):
+        error = pickle.loads(pickle.dumps(found.value))
+        assert error._render_traceback_() == [f"{type(error).__name__}: {error}"]
 
 
 # running notebooks

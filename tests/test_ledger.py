@@ -22,8 +22,10 @@ from cot_distill.ledger import (
     counter_of,
     grant,
     lose,
+    most_prompt_tokens,
     price_of,
     prices,
+    prompt_tokens,
     readable,
     release,
     request_key,
@@ -171,6 +173,12 @@ def test_tokens_are_counted_as_openai_counts_them(
     text, cl100k, o200k
 ):  # counts that OpenAI's cookbook gives for its encodings
     assert (tokens_in(text, "cl100k_base"), tokens_in(text, "o200k_base")) == (cl100k, o200k)
+
+
+def test_the_bound_passes_every_estimate():
+    for text in ("Where does an egg keep?", "Къде се запазва яйцето?", "أين تبقى البيضة؟"):
+        asked = [dict(role="user", content=text)]
+        assert prompt_tokens(asked) < most_prompt_tokens(asked)
 
 
 def test_a_key_does_not_depend_on_order_and_a_server_on_its_secrets():
