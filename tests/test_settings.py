@@ -128,7 +128,7 @@ def questions_file(folder, n=60, languages=("en",)):
             dict(
                 id=f"{split}{i}",
                 language=language,
-                stem=f"Which is wet, {i} {language}?",
+                stem=f"Which is wet in {split}, {i} {language}?",
                 choices=["sand", "the sea", "a stone"],
                 answer="B",
             )
@@ -452,3 +452,22 @@ def test_explanations_of_people_in_two_languages(tmp_path, questions, rationales
     else:  # 522 English eliminations name an option in words that are not the option's
         nvc = 2070 if questions == "ar" else 1553
         assert views == {"[Direct election]": 2075, "[Elimination method]": nvc}
+
+
+def test_no_question_of_a_test_set_is_trained_on(tmp_path):
+    mine, other = questions_file(tmp_path / "mine"), questions_file(tmp_path / "other")
+    row = json.loads((tmp_path / "mine/train.jsonl").read_text().splitlines()[7])
+    shown = dict(id="copy", stem=row["stem"].upper(), choices=row["choices"][::-1])
+    with open(tmp_path / "other/test.jsonl", "a") as file:
+        file.write("\n" + json.dumps(row | shown))
+    config = run_config(
+        benchmark=mine,
+        tests=other,
+        tests_limit=1,
+        method="ft",
+        teacher="none",
+        student="small:gpt2",
+    )
+    train = open_data(config).train
+    assert len(train) == 59 and "train7" not in {q.id for q in train}
+    assert train.dropped == {"in a test set as well": 1}

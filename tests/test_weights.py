@@ -165,11 +165,9 @@ def test_an_unknown_student(index):
 def test_the_rounding_stands_in_record_and_card_and_goes_with_the_student(index, tmp_path):
     "Down to the student of a student."
     from_index(TOY.name)
-    rows = [
-        dict(id=i, language="en", stem=f"Which is wet, {i}?", choices=["sand", "sea"], answer="B")
-        for i in range(8)
-    ]
+    row = dict(language="en", choices=["sand", "sea"], answer="B")
     for split in ("train", "test"):
+        rows = [row | dict(id=i, stem=f"Which is wet in {split}, {i}?") for i in range(8)]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     parent, settings = TOY.name, dict(method="ft", teacher="none", steps=1, batch_size=4)
     settings |= dict(benchmark=f"file:{tmp_path}", test_limit=2, precision="float32", **LIMITS)
