@@ -167,7 +167,7 @@ def trl_step(setting: Setting) -> tuple:  # (model, optimizer, step)
     try:
         from trl.experimental.orpo import ORPOConfig, ORPOTrainer
     except ModuleNotFoundError as e:
-        remedy = "pip install -e '.[bench]' installs the peers that are measured"
+        remedy = "pip install 'cot_distill[bench]' installs the peers that are measured"
         raise RuntimeError(f"{e}; {remedy}") from None
     from datasets import Dataset
 
@@ -602,8 +602,9 @@ def by_trl(student, rows: list[dict], config, folder):  # RuntimeError when TRL 
         from trl import SFTConfig, SFTTrainer
         from trl.experimental.orpo import ORPOConfig, ORPOTrainer
     except ModuleNotFoundError as e:
-        remedy = "pip install -e '.[bench]' installs the peers that are measured"
+        remedy = "pip install 'cot_distill[bench]' installs the peers that are measured"
         raise RuntimeError(f"{e}; {remedy}") from None
+    import torch
     from datasets import Dataset
 
     from cot_distill.methods import METHODS
@@ -620,6 +621,7 @@ def by_trl(student, rows: list[dict], config, folder):  # RuntimeError when TRL 
         lr_scheduler_type="linear",
         max_length=student.max_prompt + student.max_target,
         bf16=config.precision == "bf16",
+        use_cpu=not torch.cuda.is_available(),
         gradient_checkpointing=False,
         report_to="none",
         save_strategy="no",
