@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from io import BytesIO
 from pathlib import Path
-from textwrap import wrap
+from textwrap import shorten, wrap
 from typing import NamedTuple
 
 # %% ../nbs/31_figures.ipynb #733d2bdc
@@ -1097,9 +1097,13 @@ def said_steps(steps: Iterable[Mapping]) -> list[dict]:  # sentence, verdict
 
 
 def ending(pair: Mapping, side: str) -> str:  # `side`: first or second
-    "The option that a rationale ends in."
+    "The option that a rationale ends in, or the words that name none."
     predicted = pair[f"predicted_{side}"]
-    return f"→ {predicted if isinstance(predicted, str) else 'unread'}"
+    if isinstance(predicted, str):
+        return f"→ {predicted}"
+    # the mark is `students.ANSWER_MARK`, which would load PyTorch
+    _, mark, words = str(pair.get(f"output_{side}", "")).rpartition("Answer:")
+    return f"→ unread: {shorten(words, 40, placeholder=' …')}" if mark else "→ unread"
 
 
 def outcome_of(pair: Mapping, names: tuple[str, str]) -> str:
