@@ -1,4 +1,4 @@
-"Notebooks and their parameters, runs that fail or were interrupted, the command, and one true flow from question to table."
+"Notebooks and their parameters, runs that fail or are interrupted, and one flow to a table."
 
 import ast
 import json

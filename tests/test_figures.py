@@ -63,8 +63,8 @@ def record(method="cot", seed=0, scores=None, config=None, **metrics):
     scores = scores or dict(en=(6, 10))
     right, n = (sum(s) for s in zip(*scores.values()))
     pools = {
-        l: dict(right=r, n=m, group="tail" if l in ("bg", "tr") else "head")
-        for l, (r, m) in scores.items()
+        code: dict(right=r, n=m, group="tail" if code in ("bg", "tr") else "head")
+        for code, (r, m) in scores.items()
     }
     return dict(
         name=method,
@@ -584,10 +584,10 @@ FIGURES = dict(
     methods=lambda: plot_methods(
         pd.DataFrame(
             [
-                dict(method=m, student=s, language=l, mean=x, low=x - 0.1, high=x + 0.1)
+                dict(method=m, student=s, language=code, mean=x, low=x - 0.1, high=x + 0.1)
                 for m in ("ft", "cot")
                 for s, x in (("lab:gpt2", 0.2), ("lab:t5", 0.8))
-                for l in ("bg", "average")
+                for code in ("bg", "average")
             ]
         )
     ),

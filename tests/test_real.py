@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.mark.parametrize("arch", ["gpt2", "t5"])
 def test_unknown_tokens_of_all_exams_languages_are_the_unseen_characters(arch):
-    "A tokenizer that learnt the training languages does not know exactly the characters that these never use."
+    "A tokenizer does not know exactly the characters that its training languages never use."
     train, test = load_questions("exams", "train"), load_questions("exams", "test", limit=3000)
     student = small_student(
         arch,
@@ -53,7 +53,7 @@ def masked_everywhere(q):
     "benchmark", ["commonsense_qa", "quarel", "qasc", "arc_easy", "arc_challenge"]
 )
 def test_masks_and_refills_of_all_questions(benchmark):
-    "Options stay in sight, and the original's own words, put back in place of the masks, are the original to the letter, and are refused as such."
+    "Options stay in sight; the original's own words in place of the masks are refused as such."
     questions, hidden = load_questions(benchmark, "train", limit=3000), 0
     for q in questions:
         masked = masked_everywhere(q)
@@ -77,7 +77,7 @@ def test_masks_and_refills_of_all_questions(benchmark):
 
 
 def test_options_inside_quarel():
-    "In half of QuaRel the question names both options; a refill that keeps them does not name the answer."
+    "In half of QuaRel the question names both options; a refill that keeps them tells nothing."
     questions = load_questions("quarel", "train")
     inside = [q for q in questions if all(locate(text, q.stem) for text in q.choices.values())]
     assert 0.4 < len(inside) / len(questions) < 0.6

@@ -1,6 +1,9 @@
-"""One small training, for tests that start it several times: `train_small.py FOLDER RESULT [training arguments as JSON]`.
+"""One small training, for tests that start it several times.
 
-Launched by torchrun it is one of several processes. RESULT receives the losses and a digest of the weights.
+    train_small.py FOLDER RESULT [training arguments as JSON]
+
+Launched by torchrun it is one of several processes. RESULT receives the losses and a digest of
+the weights.
 """
 
 import hashlib
@@ -20,7 +23,7 @@ from cot_distill.training import train
 
 
 def shard_on_cpu():
-    "accelerate gives FSDP to accelerators alone; here gloo between CPU processes takes their place."
+    "accelerate gives FSDP to accelerators alone; here gloo between processes stands in."
     from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedType
 
