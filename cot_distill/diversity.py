@@ -43,9 +43,11 @@ def select(
     for q in questions:
         said = groups.get(q.key, [])
         read = [r for r in said if r.predicted is not None]
-        kept = without_repeats(read)
+        reasoned = [r for r in read if r.text.strip()]
+        kept = without_repeats(reasoned)
         left_out["rationales unread"] += len(said) - len(read)
-        left_out["rationales repeated"] += len(read) - len(kept)
+        left_out["rationales empty"] += len(read) - len(reasoned)
+        left_out["rationales repeated"] += len(reasoned) - len(kept)
         right = [r for r in kept if r.predicted == q.answer][:k]
         wrong = [r for r in kept if r.predicted != q.answer][:m]
         if not right:

@@ -254,6 +254,7 @@ class Profile:
     combined: dict = field(default_factory=dict)  # parameter -> its values, one run for each
     methods: tuple[str, ...] = ()  # in place of an artefact's own
     also: tuple[str, ...] = ()  # methods beside an artefact's own
+    claims: tuple[str, ...] = ()  # without their controls, the only ones that are put to the test
     artefacts: tuple[str, ...] = ()  # made when none is named; empty for all but the named ones
     takes: tuple[str, ...] = ()  # profiles whose finished runs count as well
     hub: str = ""  # folder that mirrors the hub; empty for COT_DISTILL_HUB, or the hub itself
@@ -282,7 +283,7 @@ def parse_profile(name: str, values: dict) -> Profile:  # ValueError names a key
         usual = str(getattr(RunConfig(), parameter)) if parameter != "benchmark" else ""
         said = words(plural) or words(parameter, usual)
         combined[parameter] = tuple(typed(parameter, value) for value in said)
-    rest = {key: words(key) for key in ("methods", "also", "artefacts", "takes")}
+    rest = {key: words(key) for key in ("methods", "also", "claims", "artefacts", "takes")}
     hub = os.path.expandvars(values.pop("hub", ""))
     threads = typed("steps", values.pop("threads", "0"))
     parameters = {}
@@ -309,6 +310,8 @@ def check_profile(profile: Profile):  # ValueError names the value at fault
         check_name("artefact", artefact, ARTEFACTS)
     for method in (*profile.methods, *profile.also):
         check_choice("method", method)
+    for claim in profile.claims:
+        check_name("claim", claim, {claim.name for claim in (*CLAIMS, *REAL)})
     for values in product(*profile.combined.values()):
         run_config(**profile.parameters | dict(zip(profile.combined, values)))
 
@@ -373,6 +376,9 @@ def configs_of(arm: dict, profile: Profile) -> list[RunConfig]:
 def arms_in(artefact: str, profile: Profile) -> tuple[dict, ...]:
     "The arms of an artefact at a profile."
     own = tuple(arm(method) for method in profile.methods) or ARTEFACTS[artefact].arms
+    if profile.claims:
+        named = [claim for claim in (*CLAIMS, *REAL) if claim.name in profile.claims]
+        own = tuple(a for a in own if any(a in claim.pairs[""] for claim in named))
     return own and (*own, *(arm(method) for method in profile.also))
 
 
