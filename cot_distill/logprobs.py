@@ -387,7 +387,7 @@ def sparse_lookups(
     weight = head._parameters.get("weight")  # sharded weights lie elsewhere
     tied = [m for m in model.modules() if isinstance(m, torch.nn.Embedding) and m.weight is weight]
     pays = tied and torch.is_grad_enabled() and weight.requires_grad
-    if not pays or weight.dtype is not torch.float32 or weight.numel() < least:
+    if not pays or weight.numel() < least:
         yield
         return
     head._parameters["weight"], lookups = _Apart.apply(weight)

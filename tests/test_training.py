@@ -1,6 +1,7 @@
 "Interruption, accumulation, and what each method hands to its loss."
 
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -358,8 +359,42 @@ def test_bf16_trains_where_there_is_no_accelerator(examples, tmp_path):
     assert (
         trained.steps == 1
         and weights(student).isfinite().all()
+        and weights(student).dtype is torch.float32
         and not torch.equal(weights(student), start)
     )
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "llama", "gemma3_text", "t5", "bart", "opt"])
+def test_bf16_gradients_are_those_of_float32_with_three_digits(arch, examples):
+    "However a step is cut, they add up in float32; and nothing is left of the copies."
+    student = student_of(arch)
+    model, rows = student.model, [student.encode(e) for e in examples[:4]]
+    whole, halves = [rows], [rows[:2], rows[2:]]
+
+    def gradient(precision, parts):
+        for part in parts:
+            with precision(model):
+                student.verdict.logps(model, **student.collate(part)).sum().backward()
+        found = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        model.zero_grad()
+        return found
+
+    start, exact = weights(student), gradient(nullcontext, whole)
+    for parts in (whole, halves):
+        short = gradient(training.in_bf16, parts)
+        assert short.dtype is torch.float32 and not short.equal(exact)
+        assert torch.cosine_similarity(short, exact, dim=0) > 0.99
+    assert weights(student).equal(start)
+
+
+def test_bf16_copies_are_gone_after_an_error():
+    model = student_of("gpt2").model
+    one = next(model.parameters())
+    one.grad = torch.ones_like(one)
+    with pytest.raises(KeyError), training.in_bf16(model):
+        assert one.dtype is torch.bfloat16 and one.grad is None
+        raise KeyError
+    assert one.dtype is torch.float32 and one.grad.eq(1).all()
 
 
 def test_focus_reaches_the_loss(examples, tmp_path):
@@ -479,17 +514,25 @@ def test_lora_shares_prompts(arch, examples, tmp_path):
 def test_the_faster_precision_is_said_aloud(examples, capsys, monkeypatch):
     student = student_of("gpt2")
     rows = [student.encode(e) for e in examples[:3]]
-    spent, autocast = [0.0], torch.autocast
+    spent, precisions = [0.0], dict(nullcontext=nullcontext, in_bf16=training.in_bf16)
     monkeypatch.setattr(training.time, "perf_counter", lambda: spent[0])
-    for slow, fast in ((True, "float32"), (False, "bf16")):
 
-        def timed(device, dtype, enabled):
-            spent[0] += 2 if enabled == slow else 1
-            return autocast(device, dtype, enabled=enabled)
+    def timed(name, seconds):
+        def context(model):
+            spent[0] += seconds
+            return precisions[name](model)
 
-        monkeypatch.setattr(training.torch, "autocast", timed)
+        return context
+
+    for slow, fast in (("in_bf16", "float32"), ("nullcontext", "bf16")):
+        for name in precisions:
+            monkeypatch.setattr(training, name, timed(name, 1 + (name == slow)))
         assert training.fastest_precision(student, rows) == fast
-        took = "float32 1000 ms, bf16 2000 ms" if slow else "float32 2000 ms, bf16 1000 ms"
+        took = (
+            "float32 1000 ms, bf16 2000 ms"
+            if fast == "float32"
+            else "float32 2000 ms, bf16 1000 ms"
+        )
         assert f"precision: {fast} ({took} a step)" in capsys.readouterr().out
     assert all(p.grad is None for p in student.model.parameters())
 
