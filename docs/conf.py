@@ -6,6 +6,8 @@ import tomllib
 from pathlib import Path
 
 import nbformat
+from docutils.nodes import SkipNode
+from math_core import LatexToMathML
 
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS))
@@ -23,8 +25,7 @@ myst_heading_slug_func = "conf.anchor"
 nb_execution_mode = "off"
 nb_custom_formats = {".ipynb": ["conf.read", {}, False]}
 nb_render_markdown_format = "myst"
-# equations are numbered where a page gives them the number that they have in the paper
-mathjax3_config = {"tex": {"tags": "none"}}
+html_math_renderer = "mathml"
 
 html_theme = "sphinx_book_theme"
 html_title = project
@@ -64,3 +65,22 @@ def read(text: str) -> nbformat.NotebookNode:
         kept.append(cell)
     notebook.cells = kept
     return notebook
+
+
+mathml = LatexToMathML()
+
+
+def formula(writer, node, block=False):
+    "A formula that the browser draws itself: it needs no script and no network."
+    written = mathml.convert_with_local_state(node.astext(), displaystyle=block)
+    writer.body.append(f'<div class="math">{written}</div>' if block else written)
+    raise SkipNode
+
+
+def equation(writer, node):
+    "A formula on a line of its own."
+    formula(writer, node, block=True)
+
+
+def setup(app):
+    app.add_html_math_renderer("mathml", (formula, None), (equation, None))
