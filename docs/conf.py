@@ -42,6 +42,7 @@ html_theme_options = {
 }
 
 DIRECTIVE = re.compile(r"^#\|\s*(\w+)(?::\s*(\w+))?.*\n?", re.MULTILINE)
+UNNAMED = "A figure, drawn by the code above."
 TAGS = {("echo", "false"): "remove-input", ("output", "false"): "remove-output"}
 
 
@@ -51,7 +52,7 @@ def anchor(heading: str) -> str:
 
 
 def read(text: str) -> nbformat.NotebookNode:
-    "A notebook without its hidden cells, and with nbdev's directives turned into tags."
+    "A notebook without hidden cells: directives become tags, pictures keep their words."
     notebook = nbformat.reads(text, as_version=4)
     kept = []
     for cell in notebook.cells:
@@ -59,6 +60,10 @@ def read(text: str) -> nbformat.NotebookNode:
         names = {name for name, _ in found}
         if names & {"hide", "default_exp"}:
             continue
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                alt = output.metadata.get("image/png", {}).get("alt", UNNAMED)
+                cell.metadata["mystnb"] = {"image": {"alt": alt}}
         if found:
             cell.source = DIRECTIVE.sub("", cell.source)
             cell.metadata["tags"] = [TAGS[pair] for pair in found if pair in TAGS]
