@@ -31,13 +31,16 @@ html_theme = "sphinx_book_theme"
 html_title = project
 html_static_path = [str(DOCS / "_static")]
 html_css_files = ["book.css"]
+html_use_index = False
 html_theme_options = {
     "repository_url": metadata["urls"]["Repository"],
+    "repository_branch": "main",
     "path_to_docs": "nbs",
     "use_repository_button": True,
     "use_issues_button": True,
     "show_toc_level": 2,
     "navbar_persistent": [],
+    "footer_content_items": ["copyright.html"],
     "launch_buttons": {"colab_url": "https://colab.research.google.com"},
 }
 
