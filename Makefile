@@ -67,4 +67,4 @@ docs: install
 	$(BIN)/sphinx-build -W --keep-going -c docs nbs _docs
 
 clean:
-	rm -rf data/cache data/results/lab _docs
+	rm -rf data/cache data/results/lab _docs jupyter_execute
