@@ -46,7 +46,7 @@ def d_cot(
 def log1mexp(
     x: Tensor,  # below 0; it is kept 1e-7 away, where the result is -16.1
 ) -> Tensor:  # log(1 - e^x)
-    "Stable $\\log(1-e^x)$ in float32 (Mächler 2012)."
+    "The logarithm of 1 - e^x, stable in float32 (Mächler 2012)."
     x = x.float().clamp(max=-1e-7)
     near = x > -math.log(2)
     # each branch gets a harmless argument when the other one counts, or gradients turn nan

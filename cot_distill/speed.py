@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MT5_BASE', 'XGLM_564M', 'GEMMA_2B', 'SHAPES', 'CONTENDERS', 'WAYS', 'CALL', 'CODE', 'Setting', 'model_of', 'batch_of',
-           'our_step', 'numbered_words', 'preference_pairs', 'trl_step', 'contender', 'resident_mb', 'forget_peak',
-           'cuda_mb', 'others_seconds', 'timed', 'measure', 'operations', 'products_of', 'factor', 'product_seconds',
-           'matmul_share', 'profiled', 'lab_rows', 'loop', 'one_training', 'measure_training', 'ragged',
-           'decoding_student', 'library_texts', 'measure_decoding', 'completion_rows', 'text_pairs', 'ours', 'epoch',
-           'by_trl', 'job_of', 'measure_job', 'processor', 'plain_argument', 'measured']
+           'our_step', 'numbered_words', 'preference_pairs', 'trl_classes', 'trl_step', 'contender', 'resident_mb',
+           'forget_peak', 'cuda_mb', 'others_seconds', 'timed', 'measure', 'operations', 'products_of', 'factor',
+           'product_seconds', 'matmul_share', 'profiled', 'lab_rows', 'loop', 'one_training', 'measure_training',
+           'ragged', 'decoding_student', 'library_texts', 'measure_decoding', 'completion_rows', 'text_pairs', 'ours',
+           'epoch', 'by_trl', 'job_of', 'measure_job', 'plain_argument', 'measured']
 
 # %% ../nbs/37_speed.ipynb #2a057678
 import gc
@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 # %% ../nbs/37_speed.ipynb #d8e6a145
@@ -44,7 +45,7 @@ class Setting:
     positives: int = 4
     negatives: int = 4
     rationale: int = 100  # tokens
-    precision: str = "float32"  # or bf16 (autocast on a CPU, the weights themselves on a GPU)
+    precision: str = "float32"  # or bf16, ours by copies of the weights, TRL's by autocast
     repeats: int = 5  # steps timed in peace, after two that are not timed
 
     @property
@@ -87,10 +88,9 @@ def model_of(setting: Setting):  # PreTrainedModel, on the device
     torch.manual_seed(0)
     config = AutoConfig.for_model(arch, **shape)
     cuda = torch.cuda.is_available()
-    dtype = torch.bfloat16 if cuda and setting.precision == "bf16" else torch.float32
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     with torch.device("cuda" if cuda else "cpu"):
-        return auto.from_config(config, dtype=dtype)
+        return auto.from_config(config, dtype=torch.float32)
 
 # %% ../nbs/37_speed.ipynb #7ce27132
 def batch_of(setting: Setting, device="cpu") -> dict:  # as `Student.collate` lays it out
@@ -116,18 +116,19 @@ def our_step(setting: Setting, logps) -> tuple:  # (model, optimizer, step)
     import torch
 
     from cot_distill.losses import d_cot_nr, orpo
+    from cot_distill.training import in_bf16
 
     model = model_of(setting).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-    batch, device = batch_of(setting, model.device), model.device.type
-    half = device == "cpu" and setting.precision == "bf16"
+    batch = batch_of(setting, model.device)
+    precision = in_bf16 if setting.precision == "bf16" else nullcontext
     about = batch["labels"] >= 0, batch["owner"], batch["positive"], setting.questions
     wrong = orpo if setting.negatives else None
 
     def step():
-        with torch.autocast(device_type=device, dtype=torch.bfloat16, enabled=half):
+        with precision(model):
             scores = logps(model, **batch)
-        d_cot_nr(scores, *about, wrong).mean().backward()
+            d_cot_nr(scores, *about, wrong).mean().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=False)
 
@@ -159,20 +160,28 @@ def preference_pairs(setting: Setting) -> list[dict]:  # prompt, chosen, rejecte
     return rows
 
 # %% ../nbs/37_speed.ipynb #fb2713bd
-def trl_step(setting: Setting) -> tuple:  # (model, optimizer, step)
-    "A step of TRL's `ORPOTrainer` on the same numbers of tokens."
-    import torch
-
+def trl_classes() -> SimpleNamespace:  # RuntimeError when TRL is not installed
+    "The trainers of TRL that are measured, with their configurations."
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     try:
-        from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+        import trl
+        from trl.experimental import orpo
     except ModuleNotFoundError as e:
         remedy = "pip install 'cot_distill[bench]' installs the peers that are measured"
         raise RuntimeError(f"{e}; {remedy}") from None
+    return SimpleNamespace(
+        sft=(trl.SFTTrainer, trl.SFTConfig), orpo=(orpo.ORPOTrainer, orpo.ORPOConfig)
+    )
+
+
+def trl_step(setting: Setting) -> tuple:  # (model, optimizer, step)
+    "A step of TRL's `ORPOTrainer` on the same numbers of tokens."
+    trainer_class, arguments = trl_classes().orpo
+    import torch
     from datasets import Dataset
 
     model, rows = model_of(setting), preference_pairs(setting)
-    args = ORPOConfig(
+    args = arguments(
         output_dir=tempfile.mkdtemp(),
         per_device_train_batch_size=len(rows),
         max_length=setting.prompt + setting.rationale + 8,
@@ -186,7 +195,7 @@ def trl_step(setting: Setting) -> tuple:  # (model, optimizer, step)
         dataset_num_proc=None,
     )
     data = dict(train_dataset=Dataset.from_list(rows), processing_class=numbered_words())
-    trainer = ORPOTrainer(model=model, args=args, **data)
+    trainer = trainer_class(model=model, args=args, **data)
     trainer.current_gradient_accumulation_steps = 1  # as `train` would set it
     batch = next(iter(trainer.get_train_dataloader()))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
@@ -597,13 +606,7 @@ def epoch(rows: list, batch_size: int) -> int:
 # %% ../nbs/37_speed.ipynb #58bc5698
 def by_trl(student, rows: list[dict], config, folder):  # RuntimeError when TRL is not installed
     "Train by TRL: its SFT, or its ORPO when the method has a loss on wrong rationales."
-    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
-    try:
-        from trl import SFTConfig, SFTTrainer
-        from trl.experimental.orpo import ORPOConfig, ORPOTrainer
-    except ModuleNotFoundError as e:
-        remedy = "pip install 'cot_distill[bench]' installs the peers that are measured"
-        raise RuntimeError(f"{e}; {remedy}") from None
+    found = trl_classes()
     import torch
     from datasets import Dataset
 
@@ -613,7 +616,8 @@ def by_trl(student, rows: list[dict], config, folder):  # RuntimeError when TRL 
     data = text_pairs(student, rows) if preferring else completion_rows(rows)
     more = dict(beta=config.alpha) if preferring else dict(completion_only_loss=True)
     size = -(-len(data) // epoch(rows, config.batch_size))  # as many steps as ours
-    args = (ORPOConfig if preferring else SFTConfig)(
+    trainer, arguments = found.orpo if preferring else found.sft
+    args = arguments(
         output_dir=str(folder),
         per_device_train_batch_size=size,
         num_train_epochs=1,
@@ -628,7 +632,6 @@ def by_trl(student, rows: list[dict], config, folder):  # RuntimeError when TRL 
         disable_tqdm=True,
         **more,
     )
-    trainer = ORPOTrainer if preferring else SFTTrainer
     trainer(
         model=student.model,
         args=args,
@@ -697,14 +700,6 @@ print(json.dumps(getattr(speed, sys.argv[1])(*arguments)))
 """
 
 
-def processor() -> str:  # its name and number of cores
-    "The processor of this machine."
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else ''}, {os.cpu_count()} cores"
-
-
 def plain_argument(a):
     "An argument as JSON can hold it."
     if isinstance(a, Setting):
@@ -723,10 +718,11 @@ def measured(
 ) -> dict:  # its numbers; RuntimeError with the reason where there are none
     "A measurement in a new process, or the numbers of an earlier one."
     import cot_distill
+    from cot_distill.run import processor
 
     plain, package = [plain_argument(a) for a in arguments], Path(cot_distill.__file__).parent
     code = [(package / f"{name}.py").read_text() for name in CODE]
-    about = json.dumps([how, plain, processor(), code])
+    about = json.dumps([how, plain, processor(), os.cpu_count(), code])
     kept = Path(cache) / f"{hashlib.sha256(about.encode()).hexdigest()[:16]}.json"
     if not kept.exists():
         command = [sys.executable, "-W", "ignore", "-c", CALL, how, json.dumps(plain)]
