@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PRELOADED', 'Made', 'ENGINES', 'KEPT_MB', 'Outcome', 'check_parameters', 'Reader', 'last_lines', 'run_notebook',
-           'shares', 'side_by_side', 'interleaved', 'duration', 'seconds_left', 'Running', 'Display', 'Place',
-           'local_places', 'take_records', 'names', 'parameters_of', 'make_runs', 'with_retries', 'make_page',
-           'with_pages', 'reproduce', 'kind_of', 'seconds_of', 'known_records', 'all_records', 'device_here',
-           'likely_seconds', 'state_of', 'quotes', 'memory_of', 'disk_of', 'Forecast', 'forecast', 'forecast_lines',
-           'time_lines', 'size_text', 'cost_lines', 'failure_lines', 'report_lines']
+           'gpu_names', 'visible_gpus', 'shares', 'side_by_side', 'interleaved', 'duration', 'seconds_left', 'Running',
+           'Display', 'Place', 'local_places', 'take_records', 'names', 'parameters_of', 'make_runs', 'with_retries',
+           'make_page', 'with_pages', 'reproduce', 'kind_of', 'seconds_of', 'known_records', 'all_records',
+           'device_here', 'likely_seconds', 'state_of', 'quotes', 'memory_of', 'disk_of', 'Forecast', 'forecast',
+           'forecast_lines', 'time_lines', 'size_text', 'cost_lines', 'failure_lines', 'report_lines']
 
 # %% ../nbs/35_runner.ipynb #eda10081
 import io
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from pkgutil import resolve_name
@@ -135,16 +135,34 @@ def run_notebook(
     state = "failed" if error else "done"
     return Outcome(output.stem, state, time.perf_counter() - start, error, last, output)
 
+# %% ../nbs/35_runner.ipynb #1f8c2b21
+@cache
+def gpu_names() -> tuple[str, ...]:
+    "The GPUs of this machine, as their driver names them; none where it is not installed."
+    driver = shutil.which("nvidia-smi")
+    if not driver:
+        return ()
+    ask = [driver, "--query-gpu=name", "--format=csv,noheader"]
+    told = subprocess.run(ask, capture_output=True, text=True)
+    return tuple(told.stdout.splitlines()) if told.returncode == 0 else ()
+
+
+def visible_gpus() -> list[str]:  # their numbers
+    "The GPUs in CUDA_VISIBLE_DEVICES, or all when it is not set."
+    said = os.environ.get("CUDA_VISIBLE_DEVICES")
+    numbers = map(str, range(len(gpu_names()))) if said is None else said.split(",")
+    return [number for number in numbers if number]
+
 # %% ../nbs/35_runner.ipynb #3a28f681
 def shares(
-    jobs: int,  # runs at once; 0 for as many as have cores
+    jobs: int,  # runs at once; 0 for as many as have cores, or a GPU
     threads: int = 0,  # of a run; 0 for as many as leave none idle
 ) -> list[dict[str, str]]:  # environment variables, for each job
-    "The cores of each run, and its GPU among those in CUDA_VISIBLE_DEVICES."
+    "The cores of each run, and its GPU."
     here = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if here else os.cpu_count()
-    gpus = [g for g in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if g]
-    jobs = jobs or (max(1, cores // threads) if threads else 1)
+    gpus = visible_gpus()
+    jobs = jobs or (max(1, cores // threads) if threads else max(1, len(gpus)))
     share = {}
     if threads or jobs > 1:
         share["OMP_NUM_THREADS"] = str(threads or max(1, cores // jobs))
@@ -509,11 +527,9 @@ def all_records(root: Path) -> list[dict]:
 # %% ../nbs/35_runner.ipynb #d98dbb24
 def device_here(share: dict[str, str]) -> str:  # of the machine, one of `shares`
     "What runs compute with on this machine, as their records name it."
-    ask = shutil.which("nvidia-smi")
-    query = [ask, "--query-gpu=name", "--format=csv,noheader"]
-    gpus = subprocess.run(query, capture_output=True, text=True).stdout.split("\n") if ask else [""]
     threads = share.get("OMP_NUM_THREADS", os.cpu_count())
-    return gpus[0].strip() or f"{processor()}, {threads} threads"
+    names = gpu_names() if visible_gpus() else ()
+    return names[0] if names else f"{processor()}, {threads} threads"
 
 
 def likely_seconds(

@@ -464,6 +464,37 @@ def test_shares_of_the_machine(cores, jobs, threads, gpus, share, monkeypatch):
     assert shares(jobs, threads) == share
 
 
+def test_each_gpu_that_the_driver_names_gets_a_run(tmp_path, monkeypatch):
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\necho NVIDIA H100\necho NVIDIA H100\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    runner.gpu_names.cache_clear()
+    try:
+        assert [share["CUDA_VISIBLE_DEVICES"] for share in shares(0)] == ["0", "1"]
+        assert runner.device_here({}) == "NVIDIA H100"
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        assert shares(0) == [{}] and "NVIDIA" not in runner.device_here({})
+    finally:
+        runner.gpu_names.cache_clear()
+
+
+def test_times_of_this_device_come_before_those_of_others(monkeypatch):
+    config = run_config(method="ft", steps=10)
+
+    def record(device, seconds):
+        about = dict(config=asdict(config), environment=dict(device=device))
+        return about | dict(metrics=dict(wall_seconds=seconds))
+
+    slow, fast = record("another", 500.0), record("this one", 100.0)
+    monkeypatch.setattr(runner, "known_records", lambda *_: [slow])
+    for every, expected in (([slow, fast], (100.0, 0)), ([slow], (500.0, 1))):
+        monkeypatch.setattr(runner, "all_records", lambda *_: every)
+        found, elsewhere = runner.likely_seconds([config], None, None, "this one")
+        assert (found[config], elsewhere) == expected
+
+
 def test_a_failure_beside_others_begins_no_more():
     begun, go = [], threading.Event()
 
