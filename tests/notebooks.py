@@ -7,7 +7,6 @@ package changes, so an interrupted check goes on where it was.
 
     --badges [NOTEBOOK …]  write badge and install cell into all notebooks, or into these
     --readme               write README.md from the index
-    --lint                 drop from pyproject.toml what the list of style faults no longer needs
 """
 
 import hashlib
@@ -149,61 +148,6 @@ def readme():
     return text.replace("](../", "](").strip() + "\n"
 
 
-# Style
-
-
-def faults():
-    "Style faults by file and code, no exception made: {file: {code: lines}}."
-    bare = ("--config", "lint.per-file-ignores = {}", "--output-format", "json")
-    found = {}
-    for fault in json.loads(call("ruff", "check", "--no-cache", *bare, ".").stdout):
-        name = Path(fault["filename"]).relative_to(ROOT).as_posix()
-        cell = f"cell {fault['cell']} " if fault.get("cell") else ""
-        place = f"{cell}line {fault['location']['row']}"
-        found.setdefault(name, {}).setdefault(fault["code"], []).append(place)
-    return found
-
-
-def allowed():
-    "Faults that are on the list in pyproject.toml: {file: codes}."
-    return SETTINGS["tool"]["ruff"]["lint"].get("per-file-ignores", {})
-
-
-def new_faults(found):
-    "Faults that are not on the list, a line each."
-    return [
-        f"{name}: {code} at {', '.join(places[:5])}"
-        for name, codes in sorted(found.items())
-        for code, places in codes.items()
-        if code not in allowed().get(name, [])
-    ]
-
-
-def mended(found):
-    "Entries of the list that have no fault any more, a line each."
-    return [
-        f"{name}: {code}"
-        for name, codes in allowed().items()
-        for code in codes
-        if code not in found.get(name, {})
-    ]
-
-
-def shrink(found):
-    "Write the list anew: no entry is added, and mended ones go."
-    kept = {
-        name: [code for code in codes if code in found.get(name, {})]
-        for name, codes in allowed().items()
-    }
-    lines = [f"{json.dumps(name)} = {json.dumps(codes)}" for name, codes in kept.items() if codes]
-    path = ROOT / "pyproject.toml"
-    head, title, rest = path.read_text(encoding="utf8").partition(
-        "[tool.ruff.lint.per-file-ignores]\n"
-    )
-    tail = rest[rest.index("\n[") :] if "\n[" in rest else ""
-    path.write_text(head + title + "".join(f"{line}\n" for line in lines) + tail, encoding="utf8")
-
-
 # Checks
 
 
@@ -289,11 +233,8 @@ def failures(check, named, fault, in_turn=None):
 
 
 def check():
-    found = faults()
-    if new := new_faults(found):
-        sys.exit("style (ruff check):\n  " + "\n  ".join(new))
-    if old := mended(found):
-        sys.exit("mended; run `python tests/notebooks.py --lint`:\n  " + "\n  ".join(old))
+    if (done := call("ruff", "check", "--no-cache", ".")).returncode:
+        sys.exit(f"style (ruff check):\n{done.stdout}")
     if (done := call("ruff", "format", "--check", ".")).returncode:
         sys.exit(f"run `ruff format`:\n{done.stdout}")
     if stale := out_of_step():
@@ -316,7 +257,5 @@ if __name__ == "__main__":
         write_badges(named or notebooks())
     elif "--readme" in sys.argv:
         (ROOT / "README.md").write_text(readme(), encoding="utf8")
-    elif "--lint" in sys.argv:
-        shrink(faults())
     else:
         check()
