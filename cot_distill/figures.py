@@ -4,20 +4,20 @@
 
 # %% auto #0
 __all__ = ['HEADINGS', 'WORDS', 'CLAIM_PARTS', 'ARCHITECTURES', 'RULES', 'TURNING', 'UNSEEN', 'TEX', 'GAP', 'PROPORTIONS',
-           'WRITTEN', 'OTHERS', 'SHARES', 'EFFECT', 'UNSTATED', 'REPORTED', 'STYLE', 'COLOURS', 'TURNED', 'OUTCOMES',
-           'MARKS', 'RIGHT', 'WRONG', 'student_label', 'claim_label', 'place_label', 'measure_label', 'label',
-           'sentence', 'heading', 'in_words', 'arm_label', 'knob', 'visible', 'markdown_text', 'html_text',
+           'WRITTEN', 'OTHERS', 'SHARES', 'EFFECT', 'UNSTATED', 'REPORTED', 'STYLE', 'COLOURS', 'FORMULA', 'TURNED',
+           'OUTCOMES', 'MARKS', 'RIGHT', 'WRONG', 'student_label', 'claim_label', 'place_label', 'measure_label',
+           'label', 'sentence', 'heading', 'in_words', 'arm_label', 'knob', 'visible', 'markdown_text', 'html_text',
            'latex_text', 'csv_text', 'figure_text', 'detokenise', 'one_per_seed', 'summarise', 'pools_of',
            'by_language', 'first_mode', 'tests_of', 'by_test', 'paired_differences', 'measured', 'answers_of',
            'over_questions', 'paired_effect', 'clear_best', 'off_zero', 'span', 'intervals', 'interval_text',
            'interval_texts', 'spread', 'same_for_all', 'markdown_table', 'latex_table', 'write_cells', 'write_table',
            'add_to_page', 'Reported', 'beside_paper', 'after_steps', 'finding', 'holm_ps', 'more_worlds', 'power_note',
-           'described', 'Plot', 'error_bars', 'draw_methods', 'plot_methods', 'plot_matrix', 'matrix_head',
-           'forest_lines', 'turned', 'verdict_text', 'draw_forest', 'plot_forest', 'Panel', 'series_label',
-           'draw_panel', 'plot_doses', 'draw_keys', 'plot_curves', 'contrast', 'said_steps', 'ending', 'outcome_of',
-           'step_rows', 'told_text', 'write_rationales', 'from_right', 'rationale_lines', 'plot_rationales',
-           'word_places', 'draw_words', 'plot_token_probabilities', 'token_words', 'text_box', 'question_lines',
-           'rationale_box', 'plot_pipeline', 'draw_terms', 'settle', 'save_figure']
+           'one_line', 'described', 'Plot', 'error_bars', 'draw_methods', 'legend_above', 'plot_methods', 'plot_matrix',
+           'matrix_head', 'forest_lines', 'turned', 'verdict_text', 'draw_forest', 'plot_forest', 'Panel',
+           'series_label', 'draw_panel', 'plot_doses', 'draw_keys', 'plot_curves', 'contrast', 'said_steps', 'ending',
+           'outcome_of', 'step_rows', 'told_text', 'write_rationales', 'from_right', 'rationale_lines',
+           'plot_rationales', 'word_places', 'draw_words', 'plot_token_probabilities', 'token_words', 'text_box',
+           'question_lines', 'rationale_box', 'plot_pipeline', 'draw_terms', 'settle', 'save_figure']
 
 # %% ../nbs/31_figures.ipynb #3c67669f
 import re
@@ -765,18 +765,27 @@ STYLE = {
 COLOURS = ("#0072B2", "#D55E00", "#117733", "#882255", "#E69F00", "#56B4E9", "#999999")
 
 # %% ../nbs/31_figures.ipynb #a5d2c047
+FORMULA = re.compile(r"(?<!\\)\$(.+?)(?<!\\)\$")
+
+
+def one_line(text: str) -> str:
+    "Text of a figure in one line, its formulas without the marks of TeX."
+    spaced = lambda formula: re.sub(r"\\[ ,]", " ", formula[1].replace(r"\mid", " |"))
+    plain = FORMULA.sub(lambda formula: re.sub(r"[{}^_\\]", "", spaced(formula)), text)
+    return " ".join(plain.replace(r"\$", "$").split())
+
+
 def described(fig: Figure) -> str:
     "The titles, axes and legends of a figure, read out."
-    parts = []
+    parts, keys = [], []
     for ax in fig.axes:
         axes = [t for t in (ax.get_ylabel(), ax.get_xlabel()) if t]
         parts += [ax.get_title(), " over ".join(axes)]
-    legends = [*fig.legends, *(ax.get_legend() for ax in fig.axes)]
-    keys = [t.get_text() for legend in legends if legend for t in legend.get_texts()]
+        keys += ax.get_legend_handles_labels()[1] if fig.legends or ax.get_legend() else []
     inside = [t for where in (fig, *fig.axes) for t in where.texts]
-    parts += [", ".join(keys)] if any(parts) else [t.get_text() for t in inside]
-    words = "; ".join(dict.fromkeys(p.replace("\n", " ") for p in parts if p))
-    return f"Figure: {words or 'no words'}."
+    parts += keys if keys or any(parts) else [t.get_text() for t in inside]
+    words = "; ".join(dict.fromkeys(filter(None, map(one_line, parts)))) or "no words"
+    return f"Figure: {words}" + ("" if words.endswith((".", "?", "!", "؟")) else ".")
 
 # %% ../nbs/31_figures.ipynb #77a10981
 class Plot(Figure):
@@ -812,6 +821,13 @@ def draw_methods(ax: Axes, cells: DataFrame, x: str, places: list, scale: float)
             ax, at, line, scale, fmt=look.marker, color=look.color, label=figure_text(words), **face
         )
 
+# %% ../nbs/31_figures.ipynb #f1a0f060
+def legend_above(fig: Figure, ax: Axes, columns: int):
+    "The legend of a panel above all panels; you read it row by row, from left to right."
+    keys = list(zip(*ax.get_legend_handles_labels()))
+    by_column = [key for c in range(columns) for key in keys[c::columns]]  # as matplotlib fills it
+    fig.legend(*zip(*by_column), loc="outside upper center", ncols=columns)
+
 # %% ../nbs/31_figures.ipynb #d5b8ebfc
 def plot_methods(
     cells: DataFrame,  # of `summarise`, `paired_differences`, with a column `method`
@@ -839,8 +855,7 @@ def plot_methods(
             words = ["\n".join(wrap(figure_text(label(x, p)), 12)) for p in places]
             ax.set(xticks=range(len(places)), xticklabels=words, ylabel=ylabel)
             ax.set(xlabel=heading(x), xlim=(-0.5, len(places) - 0.5))
-        keys = ax.get_legend_handles_labels()
-        fig.legend(*keys, loc="outside upper center", ncols=max(1, int(size[0] // 1.75)))
+        legend_above(fig, ax, max(1, int(size[0] // 1.75)))
     return fig
 
 # %% ../nbs/31_figures.ipynb #bd6009bf
@@ -1018,8 +1033,7 @@ def draw_keys(fig: Figure, panels: list[Panel], axes, rows: list[str], columns: 
     last = {p.column: axes[rows.index(p.row), columns.index(p.column)] for p in panels}
     keys = {tuple(ax.get_legend_handles_labels()[1]) for ax in last.values()}
     if len(keys) == 1 and len(last) > 1:
-        handles = next(iter(last.values())).get_legend_handles_labels()
-        fig.legend(*handles, loc="outside upper center", ncols=4)
+        legend_above(fig, next(iter(last.values())), 4)
         return
     for ax in last.values():
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.38), fontsize=7)
@@ -1044,7 +1058,7 @@ def plot_curves(
                 steps, line.low * scale, line.high * scale, color=colour, alpha=0.15, lw=0
             )
         ax.set(xlabel=heading(x), ylabel=ylabel, xlim=(0, None), ylim=(0, None))
-        fig.legend(loc="outside upper center", ncols=max(1, int(size[0] // 1.5)))
+        legend_above(fig, ax, max(1, int(size[0] // 1.5)))
     return fig
 
 # %% ../nbs/31_figures.ipynb #686de61b

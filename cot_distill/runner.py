@@ -651,7 +651,7 @@ def time_lines(f: Forecast) -> list[str]:
         return []
     unknown = len(f.todo) - len(f.seconds)
     total = duration(sum(f.seconds.values()) / f.jobs)
-    beside = f", and {unknown} runs of a kind that has no record yet" if unknown else ""
+    beside = f", and {unknown} of a kind that has no record yet" if unknown else ""
     other = " of other devices, which may be several times slower or faster" if f.elsewhere else ""
     source = f"from records of such runs{other}"
     lines = [f"time: about {total} with {f.jobs} at once, {source}{beside}"]

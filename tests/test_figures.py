@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import rc_context
+from matplotlib.figure import Figure
 from PIL import Image
 
 from cot_distill.claims import CLAIMS, MAPS
@@ -32,6 +33,7 @@ from cot_distill.figures import (
     html_text,
     label,
     latex_text,
+    legend_above,
     markdown_text,
     off_zero,
     paired_differences,
@@ -613,6 +615,24 @@ def test_every_figure_has_an_alternative_text(name, tmp_path):
     save_figure(figure, name, tmp_path, "In words | here.")
     assert figure._repr_mimebundle_()[1]["image/png"]["alt"] == "In words | here."
     assert (tmp_path / f"{name}.md").read_text() == f"![In words \\| here.]({name}.svg)\n"
+
+
+def test_a_description_is_one_plain_sentence():
+    figure = Figure()
+    figure.subplots().set(title="Which is wet,\n   $L_{nR}$ or \\$3?")
+    assert described(figure) == "Figure: Which is wet, LnR or $3?"
+
+
+def test_a_legend_is_read_row_by_row():
+    figure = Figure(layout="constrained")
+    ax = figure.subplots()
+    for name in "abcdefg":
+        ax.plot([], label=name)
+    legend_above(figure, ax, 3)
+    figure.draw_without_rendering()
+    boxes = {t.get_text(): t.get_window_extent() for t in figure.legends[0].get_texts()}
+    middle = lambda name: -round((boxes[name].y0 + boxes[name].y1) / 2 / 8)
+    assert sorted(boxes, key=lambda name: (middle(name), boxes[name].x0)) == [*"abcdefg"]
 
 
 @pytest.mark.parametrize("name", ["methods", "doses", "curves"])
