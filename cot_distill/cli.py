@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['app', 'ARTEFACT_NAMES', 'PROFILE', 'LIST', 'DRY', 'JSON', 'JOBS', 'RETRY', 'ENGINE', 'BUDGET', 'FRESH', 'WHY',
-           'ACCEPT', 'EXPORT', 'LOAD', 'LAST', 'FORGET', 'FOLDER', 'NAMES', 'SET', 'QUESTIONS', 'main', 'plain_errors',
-           'wanted', 'listed', 'list_line', 'as_text', 'reproduce_command', 'made', 'judged', 'open_ledger',
-           'forgotten', 'ledger_command', 'init_command', 'students_command', 'parameters_of', 'one_run', 'run_command',
-           'distil_command']
+           'ACCEPT', 'EXPORT', 'LOAD', 'LAST', 'FORGET', 'FOLDER', 'NAMES', 'SET', 'QUESTIONS', 'EPOCHS', 'main',
+           'plain_errors', 'wanted', 'listed', 'list_line', 'as_text', 'reproduce_command', 'made', 'judged',
+           'open_ledger', 'forgotten', 'ledger_command', 'init_command', 'students_command', 'parameters_of',
+           'run_lines', 'one_run', 'run_command', 'in_epochs', 'distil_command']
 
 # %% ../nbs/36_cli.ipynb #46d5b588
 import json
 import os
 import shutil
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import typer
@@ -255,17 +256,30 @@ def parameters_of(pairs: list[str]) -> dict[str, str]:  # ValueError for one wit
     return dict(pair.split("=", 1) for pair in pairs)
 
 # %% ../nbs/36_cli.ipynb #f81db053
+def run_lines(config, profile, root: Path, keep: str) -> list[str]:
+    "What came of a finished run, and where it lies."
+    from cot_distill.experiments import found_records, run_path
+
+    measured = found_records([config], profile, root).get(config, {}).get("metrics", {})
+    lines = [f"done: {config.name}"]
+    if measured.get("n"):
+        share, low, high = (f"{measured[name]:.1%}" for name in ("accuracy", "low", "high"))
+        lines.append(f"right: {share} of {measured['n']} test questions (95%: {low} to {high})")
+    lines += [f"student: {keep}"] if keep else []
+    notebook = run_path(config, profile, root).with_suffix(".ipynb")
+    return [*lines, f"notebook: {notebook.relative_to(root)}"]
+
+
 def one_run(config, profile: str, keep: str) -> int:  # exit code
-    "Make one run in the project at hand, and say what came of it."
-    from cot_distill.experiments import Profile, project_root
+    "Make one run in the project at hand, or make this folder one, and say what came of it."
+    from cot_distill.experiments import Profile, page_root
     from cot_distill.runner import Display, Place, failure_lines, make_runs
 
-    root = project_root()
+    root, own = page_root(), Profile(profile)
     with Display("run", [config]) as display:
-        about = Profile(profile), root, [Place()], display, keep
-        [(_, outcome)] = make_runs([config], *about)
+        [(_, outcome)] = make_runs([config], own, root, [Place()], display, keep)
     failed = outcome.state == "failed"
-    said = failure_lines(outcome, root) if failed else [f"done: {outcome.name}"]
+    said = failure_lines(outcome, root) if failed else run_lines(config, own, root, keep)
     print("\n".join(said).strip())
     return int(failed)
 
@@ -290,6 +304,17 @@ def run_command(
 
 # %% ../nbs/36_cli.ipynb #082f013f
 QUESTIONS = typer.Argument(help="A file of questions: .jsonl, .csv, .parquet, or a folder.")
+EPOCHS = 5  # how often a student sees each question, unless its steps are given
+
+
+def in_epochs(config):  # a `RunConfig`
+    "The same run with as many steps as `EPOCHS` need."
+    from cot_distill.run import load_split
+
+    n = len(load_split(config, None, "train", config.benchmark, ""))
+    steps = max(20, -(-EPOCHS * n // config.batch_size))
+    print(f"{steps} steps of {config.batch_size}, for {n:,} training questions: --set steps=…")
+    return replace(config, steps=steps)
 
 
 @app.command("distil")
@@ -309,5 +334,7 @@ def distil_command(
             raise ValueError(f"{questions}: no such file or folder of questions")
         named = dict(benchmark=f"file:{questions}", teacher=teacher, student=student)
         given = named | dict(method=method, answer_format="text", lr=1e-4, batch_size=8)
-        config = run_config(**given | parameters_of(settings))
+        chosen = parameters_of(settings)
+        config = run_config(**given | chosen)
+        config = config if "steps" in chosen else in_epochs(config)
         raise SystemExit(one_run(config, "own", keep))
