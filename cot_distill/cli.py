@@ -266,7 +266,7 @@ def run_lines(config, profile, root: Path, keep: str) -> list[str]:
         share, low, high = (f"{measured[name]:.1%}" for name in ("accuracy", "low", "high"))
         lines.append(f"right: {share} of {measured['n']} test questions (95%: {low} to {high})")
     lines += [f"student: {keep}"] if keep else []
-    notebook = run_path(config, profile, root).with_suffix(".ipynb")
+    notebook = run_path(config, profile, root, ".ipynb")
     return [*lines, f"notebook: {notebook.relative_to(root)}"]
 
 
@@ -313,7 +313,8 @@ def in_epochs(config):  # a `RunConfig`
 
     n = len(load_split(config, None, "train", config.benchmark, ""))
     steps = max(20, -(-EPOCHS * n // config.batch_size))
-    print(f"{steps} steps of {config.batch_size}, for {n:,} training questions: --set steps=…")
+    about = f"{n:,} training questions, {config.batch_size} a step, {EPOCHS} times"
+    print(f"{steps} steps ({about}); --set steps=… for others")
     return replace(config, steps=steps)
 
 

@@ -430,9 +430,9 @@ def found_records(configs: list[RunConfig], profile: Profile, root: Path) -> dic
     return found
 
 # %% ../nbs/32_experiments.ipynb #32a00001
-def run_path(config: RunConfig, profile: Profile, root: Path) -> Path:  # without a suffix
-    "Where the executed notebook and the predictions of a run lie."
-    name = f"{config.name}-{run_key(config, inputs_of(config, profile.hub))}"
+def run_path(config: RunConfig, profile: Profile, root: Path, suffix: str = "") -> Path:
+    "Where the executed notebook (.ipynb) and the predictions (.parquet) of a run lie."
+    name = f"{config.name}-{run_key(config, inputs_of(config, profile.hub))}{suffix}"
     return root / "data" / "results" / profile.name / name
 
 # %% ../nbs/32_experiments.ipynb #fe572efa

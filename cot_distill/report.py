@@ -124,7 +124,7 @@ def notebooks_table(sections: Iterable[Section], profile: Profile, root: Path) -
     folder, kinds = root / "figures" / profile.name, {}
     for section in sections:
         for config in plan(section.name, profile):
-            file = run_path(config, profile, root).with_suffix(".ipynb")
+            file = run_path(config, profile, root, ".ipynb")
             if file.exists():
                 artefacts, links = kinds.setdefault(kind_text(config), ([], {}))
                 link = Path(relpath(file, folder)).as_posix()

@@ -388,7 +388,7 @@ def make_runs(
     def make(config, place):
         say = display.begin(place.number, config.name, place.steps)
         parameters = parameters_of(config, profile, keep)
-        output = run_path(config, profile, root).with_suffix(".ipynb")
+        output = run_path(config, profile, root, ".ipynb")
         outcome = run_notebook(notebook, output, parameters, root, place.kernels, say)
         display.end(place.number, outcome, config)
         return config, outcome

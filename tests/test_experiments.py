@@ -480,6 +480,15 @@ def test_each_gpu_that_the_driver_names_gets_a_run(tmp_path, monkeypatch):
         runner.gpu_names.cache_clear()
 
 
+def test_a_dot_in_a_name_does_not_cut_it(tmp_path):
+    "Runs of one student would write over each other's notebooks."
+    profile = experiments.Profile("own")
+    runs = [run_config(student="lab:gpt2", lr=lr) for lr in (0.001, 0.002)]
+    named = [RunConfig(**asdict(c) | dict(student="org/Model-2.5-small")) for c in runs]
+    first, second = (experiments.run_path(c, profile, tmp_path, ".ipynb") for c in named)
+    assert first != second and "Model-2.5-small" in first.name and first.suffix == ".ipynb"
+
+
 def test_times_of_this_device_come_before_those_of_others(monkeypatch):
     config = run_config(method="ft", steps=10)
 
